@@ -1,0 +1,21 @@
+"""The errors a caller can act on. All are `ValueError`, so that one `except ValueError` catches bad input of any kind."""
+
+
+class PanelError(ValueError):
+    """A table does not fulfil the panel contract; the message names row, item, column, what was found and what to do."""
+
+
+class ArtifactError(ValueError):
+    """A model or adapter folder is incomplete, altered, or belongs to another base."""
+
+
+class GuardrailError(ValueError):
+    """Pricing rules are malformed or contradict each other; the message names both rules."""
+
+
+class SupportError(ValueError):
+    """A price was asked for that the log cannot say anything about."""
+
+
+class PanelWarning(UserWarning):
+    """The table is usable, yet something in it looks like a mistake."""
