@@ -1,6 +1,6 @@
 # Two commands: `make demo` prices a category the model has never seen, `make test` checks everything.
-# Both set up .venv themselves. A CUDA or a CPU build of torch both work; to choose one, hand its index to pip:
-#   make demo TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+# Both set up .venv themselves. A CUDA and a CPU build of torch both work; to choose one, hand pip the index of that
+# build: make demo TORCH_ARGS="--index-url <index>"
 PYTHON ?= python3
 TORCH_ARGS ?=
 WORKERS ?= 2
@@ -31,6 +31,8 @@ format: $(READY)
 # Leaves .venv in place: setting it up again needs a network.
 clean:
 	rm -rf outputs .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+
+.venv: $(READY)
 
 # torch comes first, so that its build is decided by TORCH_ARGS alone and nothing later replaces it.
 $(READY): pyproject.toml constraints.txt
