@@ -7,9 +7,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "pricing_fm"
 FLOORS = (
     ("names", "errors"),
-    ("hub", "artifact", "results"),
-    ("cards", "models", "panel", "guardrails"),
-    ("markets", "metrics", "objectives", "adapters"),
+    ("hub", "artifact"),
+    ("results", "models", "panel", "guardrails"),
+    ("cards", "markets", "metrics", "objectives", "adapters"),
     ("training", "policy"),
     ("evaluation", "serving", "recipe"),
     ("__init__",),
