@@ -1,0 +1,33 @@
+"""Code of the panel contract: load, validate, split and cut into windows (the top-level folder `data/` holds sources)."""
+
+from pricing_fm.panel.companion import read_companion
+from pricing_fm.panel.frequency import Frequency
+from pricing_fm.panel.load import load_panel
+from pricing_fm.panel.panel import Panel
+from pricing_fm.panel.sampler import WindowSampler
+from pricing_fm.panel.schema import PanelSchema, read_schema
+from pricing_fm.panel.splits import CategorySplit, TimeSplit, split_by_category, split_by_time
+from pricing_fm.panel.store import SeriesStore, build_store, load_store, save_store
+from pricing_fm.panel.windows import RawWindows, concatenate_windows, origins_at, read_windows
+
+__all__ = [
+    "CategorySplit",
+    "Frequency",
+    "Panel",
+    "PanelSchema",
+    "RawWindows",
+    "SeriesStore",
+    "TimeSplit",
+    "WindowSampler",
+    "build_store",
+    "concatenate_windows",
+    "load_panel",
+    "load_store",
+    "origins_at",
+    "read_companion",
+    "read_schema",
+    "read_windows",
+    "save_store",
+    "split_by_category",
+    "split_by_time",
+]

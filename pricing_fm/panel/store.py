@@ -1,0 +1,183 @@
+"""A panel as flat arrays that windows are cut from, in memory or memory-mapped from a folder."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pricing_fm import names
+from pricing_fm.errors import ArtifactError, PanelError
+from pricing_fm.panel.frequency import Frequency
+from pricing_fm.panel.panel import Panel
+
+FORMAT_VERSION = 1
+INDEX_FILE = "index.json"
+ARRAY_FILES = ("values.npy", "timestamps.npy", "offsets.npy", "static_reals.npy")
+
+
+@dataclass(frozen=True)
+class SeriesStore:
+    """All series of a panel, one after another.
+
+    Args:
+        values (`np.ndarray`, shape `(rows, len(CHANNELS))`): Raw units, NaN = missing, columns as in `names.CHANNELS`.
+        timestamps (`np.ndarray`, datetime64[s], shape `(rows,)`): Start of each period.
+        offsets (`np.ndarray`, int64, shape `(items + 1,)`): Rows of item i are `offsets[i]:offsets[i + 1]`.
+        item_ids (`tuple[str, ...]`): Items in sorted order.
+        static_categories (`np.ndarray`, object, shape `(items, len(STATIC_CATEGORIES))`): str or None.
+        static_reals (`np.ndarray`, shape `(items, MAX_STATIC_REALS)`): NaN = missing.
+        frequency (`Frequency`): Step between two periods.
+        name (`str`): Name in result rows.
+        fingerprint (`str`): Fingerprint of the panel.
+    """
+
+    values: np.ndarray
+    timestamps: np.ndarray
+    offsets: np.ndarray
+    item_ids: tuple[str, ...]
+    static_categories: np.ndarray
+    static_reals: np.ndarray
+    frequency: Frequency
+    name: str
+    fingerprint: str
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Periods of each item's life, int64, shape `(items,)`."""
+        return np.diff(self.offsets)
+
+
+def build_store(panel: Panel) -> SeriesStore:
+    """Lays a panel out as arrays.
+
+    Args:
+        panel (`Panel`): Checked panel.
+
+    Returns:
+        `SeriesStore`: Same items in the same order; columns the panel lacks are NaN throughout.
+
+    Raises:
+        PanelError: If the panel has no rows.
+    """
+    frame = panel.frame
+    if frame.empty:
+        raise PanelError(f"panel {panel.name!r} has no rows; there is nothing to store")
+    ids = frame[names.ITEM_ID].to_numpy(dtype=object)
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    values = np.full((len(frame), len(names.CHANNELS)), np.nan, dtype=np.float32)
+    for channel, column in _channel_columns(panel).items():
+        values[:, names.CHANNEL_INDEX[channel]] = frame[column].to_numpy(dtype=np.float32)
+    categories = np.full((len(starts), len(names.STATIC_CATEGORIES)), None, dtype=object)
+    categories[:, 0] = panel.frequency.name
+    named = names.STATIC_CATEGORIES[1 : -names.MAX_STATIC_CATEGORIES]
+    slots = names.STATIC_CATEGORIES[-names.MAX_STATIC_CATEGORIES :]
+    columns = {column: column for column in named if column in frame}
+    columns |= dict(zip(slots, panel.schema.static_categories, strict=False))
+    for slot, column in columns.items():
+        texts = frame[column].to_numpy(dtype=object)[starts]
+        categories[:, names.STATIC_CATEGORIES.index(slot)] = [text if isinstance(text, str) else None for text in texts]
+    reals = np.full((len(starts), names.MAX_STATIC_REALS), np.nan, dtype=np.float32)
+    for slot, column in enumerate(panel.schema.static_reals):
+        reals[:, slot] = frame[column].to_numpy(dtype=np.float32)[starts]
+    return SeriesStore(
+        values=values,
+        timestamps=frame[names.TIMESTAMP].to_numpy().astype("datetime64[s]"),
+        offsets=np.r_[starts, len(frame)].astype(np.int64),
+        item_ids=tuple(ids[starts]),
+        static_categories=categories,
+        static_reals=reals,
+        frequency=panel.frequency,
+        name=panel.name,
+        fingerprint=panel.fingerprint(),
+    )
+
+
+def save_store(store: SeriesStore, folder: str | Path) -> None:
+    """Writes a store as `.npy` arrays and a JSON index with the SHA-256 of each; the index comes last.
+
+    Args:
+        store (`SeriesStore`): Store to write.
+        folder (`str` or `Path`): Folder, created if needed; files of an earlier store are replaced.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX_FILE).unlink(missing_ok=True)  # a half-written store has no index and is refused
+    arrays = (store.values, store.timestamps, store.offsets, store.static_reals)
+    for file, array in zip(ARRAY_FILES, arrays, strict=True):
+        np.save(folder / file, array, allow_pickle=False)
+    index = {
+        "format_version": FORMAT_VERSION,
+        "name": store.name,
+        "fingerprint": store.fingerprint,
+        "frequency": store.frequency.name,
+        "channels": list(names.CHANNELS),
+        "static_category_names": list(names.STATIC_CATEGORIES),
+        "item_ids": list(store.item_ids),
+        "static_categories": store.static_categories.tolist(),
+        "sha256": {file: _hash_file(folder / file) for file in ARRAY_FILES},
+    }
+    draft = folder / f"{INDEX_FILE}.draft"
+    draft.write_text(json.dumps(index), encoding="utf-8")
+    os.replace(draft, folder / INDEX_FILE)
+
+
+def load_store(folder: str | Path) -> SeriesStore:
+    """Opens a store written by `save_store`; rows stay on disk and are read when windows need them.
+
+    Args:
+        folder (`str` or `Path`): Folder of the store.
+
+    Returns:
+        `SeriesStore`: `values` and `timestamps` are read-only memory maps.
+
+    Raises:
+        ArtifactError: If a file is missing or changed, or the channels differ from this version's.
+    """
+    folder = Path(folder)
+    if not (folder / INDEX_FILE).is_file():
+        raise ArtifactError(
+            f"{str(folder)!r} holds no complete store ({INDEX_FILE} is missing); write it with save_store"
+        )
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    if index["format_version"] != FORMAT_VERSION or tuple(index["channels"]) != names.CHANNELS:
+        raise ArtifactError(
+            f"the store in {str(folder)!r} has format {index['format_version']} with {len(index['channels'])} channels; "
+            f"this version reads format {FORMAT_VERSION} with {len(names.CHANNELS)}. Write it again from its panel"
+        )
+    for file in ARRAY_FILES:
+        if not (folder / file).is_file() or _hash_file(folder / file) != index["sha256"].get(file):
+            raise ArtifactError(f"file {file} of the store in {str(folder)!r} is missing or changed; write it again")
+    maps = {file: np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in ARRAY_FILES[:2]}
+    categories = np.full((len(index["item_ids"]), len(names.STATIC_CATEGORIES)), None, dtype=object)
+    categories[:] = index["static_categories"]
+    return SeriesStore(
+        values=maps["values.npy"],
+        timestamps=maps["timestamps.npy"],
+        offsets=np.load(folder / "offsets.npy", allow_pickle=False),
+        item_ids=tuple(index["item_ids"]),
+        static_categories=categories,
+        static_reals=np.load(folder / "static_reals.npy", allow_pickle=False),
+        frequency=Frequency.parse(index["frequency"]),
+        name=index["name"],
+        fingerprint=index["fingerprint"],
+    )
+
+
+def _channel_columns(panel: Panel) -> dict[str, str]:
+    slots = (
+        (names.PROMOTION_SLOTS, panel.schema.promotions),
+        (names.KNOWN_SLOTS, panel.schema.known_covariates),
+        (names.PAST_SLOTS, panel.schema.past_covariates),
+    )
+    columns = {channel: channel for channel in names.CHANNELS}
+    for channels, sources in slots:
+        columns |= dict(zip(channels, sources, strict=False))
+    return {channel: column for channel, column in columns.items() if column in panel.frame}
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
