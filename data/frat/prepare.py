@@ -18,7 +18,7 @@ WEEK_END_TO_START = pd.Timedelta(days=6)  # the source names a week by its last 
 def build_table(source: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """Joins the three source files and drops rows without a usable price.
 
-    `visits` and `hhs` count baskets that bought the item and `tpr_only` is derived from the price, so all three stay out.
+    `visits` and `hhs` count baskets that bought the item and `tpr_only` is derived from the price: all three stay out.
 
     Args:
         source (`Path`): Folder with `transaction.parquet`, `product.parquet` and `store.parquet`.
@@ -65,9 +65,7 @@ def build_table(source: Path) -> tuple[pd.DataFrame, dict[str, int]]:
 def main() -> None:
     """Writes `panel.parquet` and `schema.yaml`, checks them as a panel and prints what was dropped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--source", type=Path, required=True, help="folder with transaction, product and store .parquet"
-    )
+    parser.add_argument("--source", type=Path, required=True, help="folder with transaction, product, store .parquet")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write into (default: data/frat)")
     arguments = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Code of the panel contract: load, validate, split and cut into windows (the top-level folder `data/` holds sources)."""
+"""Code of the panel contract: load, check, split, cut into windows (the top-level folder `data/` holds sources)."""
 
 from pricing_fm.panel.companion import read_companion
 from pricing_fm.panel.frequency import Frequency

@@ -91,8 +91,8 @@ def read_numbers(frame: pd.DataFrame, column: str, schema: PanelSchema) -> np.nd
 def read_timestamps(frame: pd.DataFrame, schema: PanelSchema) -> np.ndarray:
     """The timestamp column as naive UTC.
 
-    Datetimes with an offset are converted to UTC. Integer periods count from the schema's `start`, which is the start of
-    period 0, in steps of its `frequency`.
+    Datetimes with an offset are converted to UTC. Integer periods count from the schema's `start`, which is the start
+    of period 0, in steps of its `frequency`.
 
     Args:
         frame (`pd.DataFrame`): Table in panel names with a raw `timestamp` column.
@@ -152,8 +152,8 @@ def _finish(
         position = int(np.flatnonzero(offsets != offsets[0])[0])
         raise PanelError(
             f"{locate_row(frame, position)}: {name_column(names.TIMESTAMP, schema)} has the UTC offset "
-            f"{offsets[position] / 60:+g} h, row {frame.index[0]} has {offsets[0] / 60:+g} h; one panel has one offset. "
-            f"Convert all to UTC, or drop the offset if the local date is what counts"
+            f"{offsets[position] / 60:+g} h, row {frame.index[0]} has {offsets[0] / 60:+g} h; one panel has one "
+            f"offset. Convert all to UTC, or drop the offset if the local date is what counts"
         )
     return seconds.astype("datetime64[ns]")
 
@@ -166,8 +166,8 @@ def _read_periods(frame: pd.DataFrame, schema: PanelSchema) -> np.ndarray:
     )  # fmt: skip
     if schema.frequency is None or schema.start is None:
         raise PanelError(
-            f"{locate_row(frame, 0)}: {name_column(names.TIMESTAMP, schema)} is the whole number {numbers[0]:g}; integer "
-            f"periods need `frequency` and `start` (the date on which period 0 starts) in the schema, or write dates"
+            f"{locate_row(frame, 0)}: {name_column(names.TIMESTAMP, schema)} is the whole number {numbers[0]:g}; "
+            f"integer periods need `frequency` and `start` (the date on which period 0 starts) in the schema, or dates"
         )
     start = pd.to_datetime(schema.start, format="ISO8601", errors="coerce")
     if start is pd.NaT:
@@ -188,11 +188,12 @@ def _parse_distinct(cells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         stamps[is_text] = parsed.to_numpy().astype("datetime64[s]")
     for position in np.flatnonzero(~is_text):
         cell = cells.iloc[position]
-        if isinstance(cell, dt.datetime) and cell.utcoffset() is not None:
-            offsets[position] = cell.utcoffset().total_seconds() / 60
-            cell = cell.astimezone(dt.UTC).replace(tzinfo=None)
-        if isinstance(cell, dt.date | np.datetime64):
-            stamps[position] = np.datetime64(cell, "s")
+        offset = cell.utcoffset() if isinstance(cell, dt.datetime) else None
+        if offset is not None:
+            offsets[position] = offset.total_seconds() / 60
+            cell = cell.replace(tzinfo=None) - offset
+        if isinstance(cell, dt.date | np.datetime64):  # a datetime is a date
+            stamps[position] = np.asarray(cell, dtype="datetime64[s]")
     return stamps, offsets
 
 

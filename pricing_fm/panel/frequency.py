@@ -127,7 +127,7 @@ class Frequency:
             `pd.Timestamp` for a timestamp, else `np.ndarray`, datetime64[s], broadcast shape.
         """
         if isinstance(timestamps, pd.Timestamp):
-            return pd.Timestamp(self.step(np.array(timestamps.to_datetime64()), n)).as_unit("ns")
+            return pd.Timestamp(self.step(np.array([timestamps.to_datetime64()]), n)[0]).as_unit("ns")
         stamps = np.asarray(timestamps).astype("datetime64[s]")
         steps = np.asarray(n, dtype=np.int64)
         if self.seconds:
@@ -184,9 +184,9 @@ def infer_frequency(items: np.ndarray, timestamps: np.ndarray) -> Frequency:
         return Frequency.of_months(_most_common(np.diff(months)[items[1:] == items[:-1]]))
     if days in (29, 30, 31, 89, 90, 91, 92, 365, 366):
         raise PanelError(
-            f"the most common step is {days} days, and the timestamps share no day of the month: monthly, quarterly "
-            f"and yearly periods are named by their start (the same day, 28 or lower). Use the first day of the period, "
-            f"or declare `frequency: {days}D` if the step really is fixed"
+            f"the most common step is {days} days, and the timestamps share no day of the month: monthly, "
+            f"quarterly and yearly periods are named by their start (the same day, 28 or lower). Use the first day, or "
+            f"declare `frequency: {days}D` if the step really is fixed"
         )
     return Frequency.of_seconds(step)
 

@@ -33,8 +33,8 @@ class Lives:
 def complete_lives(frame: pd.DataFrame, items: np.ndarray, frequency: Frequency, schema: PanelSchema) -> pd.DataFrame:
     """Fills the periods between an item's first and last row.
 
-    Units of a filled period are missing, or zero when the schema says that absent rows mean no sales and the period is not
-    after the last observed one. Its price is the modal price of the same product in that period at other locations,
+    Units of a filled period are missing, or zero when the schema says that absent rows mean no sales and the period is
+    not after the last observed one. Its price is the modal price of the same product in that period at other locations,
     else the item's last price, and `price_imputed` is True. Everything else that may vary stays missing.
 
     Args:

@@ -25,11 +25,9 @@ from pricing_fm.panel.validate import (
     warn_of_likely_mistakes,
 )
 
-PanelSource = str | Path | pd.DataFrame | datasets.Dataset | datasets.DatasetDict | tuple[str, str]
-
 
 def load_panel(
-    source: PanelSource,
+    source: str | Path | pd.DataFrame | datasets.Dataset | datasets.DatasetDict | tuple[str, str],
     schema: PanelSchema | Mapping[str, Any] | str | Path | None = None,
     *,
     today: dt.date | None = None,

@@ -75,8 +75,8 @@ class Panel:
             `str`: `sha256:` and 64 hexadecimal digits.
         """
         schema = self.schema
-        roles = (schema.promotions, schema.known_covariates, schema.past_covariates)
-        roles += (schema.static_categories, schema.static_reals)
+        roles = [schema.promotions, schema.known_covariates, schema.past_covariates]
+        roles += [schema.static_categories, schema.static_reals]
         digest = hashlib.sha256(repr((self.frequency.name, roles, sorted(self.frame.columns))).encode())
         for column in sorted(self.frame.columns):
             digest.update(_canonical_bytes(self.frame[column]))

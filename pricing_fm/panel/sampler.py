@@ -70,8 +70,8 @@ class WindowSampler:
         for store, rows in zip(stores, self._origin_rows, strict=True):
             if rows.size == 0:
                 raise PanelError(
-                    f"panel {store.name!r} has no window with {minimum_history} periods of history and an observed period "
-                    f"in the {prediction_length} after it; use a longer panel or shorter lengths"
+                    f"panel {store.name!r} has no window with {minimum_history} periods of history and an observed "
+                    f"period in the {prediction_length} after it; use a longer panel or shorter lengths"
                 )
 
     @property

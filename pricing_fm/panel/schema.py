@@ -244,7 +244,7 @@ def join_strings(parts: list[pd.Series]) -> np.ndarray:
     missing = np.zeros(len(parts[0]), dtype=bool)
     for codes, texts in coded:
         joint = joint * len(texts) + codes
-        missing |= np.equal(texts, None)[codes]
+        missing |= pd.isna(texts)[codes]
     keys, inverse = np.unique(joint, return_inverse=True)
     columns, rest = [], keys
     for _, texts in reversed(coded):
@@ -286,8 +286,17 @@ def _build_schema(keys: dict[str, Any]) -> PanelSchema:
             columns[key] = found
             if key == PROMOTION:
                 roles["promotions"] = (PROMOTION,)
-    options = {key: keys[key] if key == "absent_rows" else str(keys[key]) for key in OPTION_KEYS if key in keys}
-    return PanelSchema(columns=columns, **roles, **options)
+    return PanelSchema(
+        columns=columns,
+        promotions=roles.get("promotions", ()),
+        known_covariates=roles.get("known_covariates", ()),
+        past_covariates=roles.get("past_covariates", ()),
+        static_categories=roles.get("static_categories", ()),
+        static_reals=roles.get("static_reals", ()),
+        absent_rows=keys.get("absent_rows", "missing"),
+        frequency=str(keys["frequency"]) if "frequency" in keys else None,
+        start=str(keys["start"]) if "start" in keys else None,
+    )
 
 
 def _column_names(key: str, value: Any) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class SourceTable:
 
 
 def read_source(source: Any, schema: PanelSchema) -> SourceTable:
-    """Reads the columns that a schema names; columns that nobody asked for never enter memory where that can be avoided.
+    """Reads the columns that a schema names; the others are dropped at once, and not even read where that is possible.
 
     Args:
         source (`str`, `Path`, `pd.DataFrame`, `datasets.Dataset` or `tuple[str, str]`): Path of a CSV or Parquet file,
@@ -174,7 +174,7 @@ def _read_query(source: tuple[Any, ...], schema: PanelSchema) -> SourceTable:
             frame = pd.read_sql_query(text(query), connection)
         engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
-        # The error may quote the connection URL, and with it a password: only its kind and the database's words are shown.
+        # The error may quote the connection URL, and with it a password: only the database's own words are shown.
         cause = getattr(error, "orig", None) or type(error).__name__
         raise PanelError(f"the query failed: {cause}. Check the query and the connection URL") from error
     return _project(frame, schema, "query")

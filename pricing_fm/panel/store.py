@@ -80,8 +80,8 @@ def build_store(panel: Panel) -> SeriesStore:
         texts = frame[column].to_numpy(dtype=object)[starts]
         categories[:, names.STATIC_CATEGORIES.index(slot)] = [text if isinstance(text, str) else None for text in texts]
     reals = np.full((len(starts), names.MAX_STATIC_REALS), np.nan, dtype=np.float32)
-    for slot, column in enumerate(panel.schema.static_reals):
-        reals[:, slot] = frame[column].to_numpy(dtype=np.float32)[starts]
+    for place, column in enumerate(panel.schema.static_reals):
+        reals[:, place] = frame[column].to_numpy(dtype=np.float32)[starts]
     return SeriesStore(
         values=values,
         timestamps=frame[names.TIMESTAMP].to_numpy().astype("datetime64[s]"),
@@ -144,7 +144,7 @@ def load_store(folder: str | Path) -> SeriesStore:
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if index["format_version"] != FORMAT_VERSION or tuple(index["channels"]) != names.CHANNELS:
         raise ArtifactError(
-            f"the store in {str(folder)!r} has format {index['format_version']} with {len(index['channels'])} channels; "
+            f"the store in {str(folder)!r} has format {index['format_version']}, {len(index['channels'])} channels; "
             f"this version reads format {FORMAT_VERSION} with {len(names.CHANNELS)}. Write it again from its panel"
         )
     for file in ARRAY_FILES:

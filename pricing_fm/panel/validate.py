@@ -179,10 +179,11 @@ def check_constants(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema)
                 frame, differs, column, f"the item has {render_value(value)} in another row, and {column} is constant "
                 f"in an item", "Correct the value, or split it into two items.", schema,
             )  # fmt: skip
-        missing = float("nan") if column in schema.static_reals else None
-        values = np.append(np.asarray(uniques, dtype=object), missing)
-        spread = values[first[items]]
-        frame[column] = spread.astype(np.float64) if column in schema.static_reals else spread
+        given_values = list(uniques)
+        if column in schema.static_reals:
+            frame[column] = np.array([*given_values, np.nan], dtype=np.float64)[first[items]]  # code -1 = never given
+        else:
+            frame[column] = np.array([*given_values, None], dtype=object)[first[items]]
     return frame
 
 
@@ -236,8 +237,8 @@ def warn_of_likely_mistakes(frame: pd.DataFrame, items: np.ndarray, schema: Pane
             correlation = np.corrcoef(log_traffic, log_units)[0, 1]
             if correlation > TRAFFIC_CORRELATION:
                 warn(
-                    f"{name_column(names.TRAFFIC, schema)} tracks units (log correlation {correlation:.3f}): it seems to "
-                    f"count buyers. Traffic counts visits or offers, bought or not; otherwise drop the column"
+                    f"{name_column(names.TRAFFIC, schema)} tracks units (log correlation {correlation:.3f}): it seems "
+                    f"to count buyers. Traffic counts visits or offers, bought or not; otherwise drop the column"
                 )
 
 
