@@ -1,0 +1,36 @@
+"""Simulated markets with known truth: logged data sets, exact oracles and Gymnasium environments."""
+
+from pricing_fm.markets.batch import RetailBatch, RetailTruth, RetailView, make
+from pricing_fm.markets.continuation import (
+    FutureOutcome,
+    MarketOracle,
+    compute_manager_outcome,
+    compute_oracle,
+    compute_outcome,
+)
+from pricing_fm.markets.environments import RetailEnv, RetailVectorEnv, register_environments
+from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
+from pricing_fm.markets.managers import MANAGERS, ManagerSettings
+from pricing_fm.markets.parameters import RetailParameters, RetailSettings
+
+__all__ = [
+    "MANAGERS",
+    "FutureOutcome",
+    "LogSettings",
+    "ManagerSettings",
+    "MarketOracle",
+    "RetailBatch",
+    "RetailEnv",
+    "RetailParameters",
+    "RetailSettings",
+    "RetailTruth",
+    "RetailVectorEnv",
+    "RetailView",
+    "SimulatedLog",
+    "compute_manager_outcome",
+    "compute_oracle",
+    "compute_outcome",
+    "make",
+    "register_environments",
+    "simulate_log",
+]
