@@ -1,0 +1,1 @@
+"""Training: the one Accelerate loop, what it is told, and what it leaves on disk."""
