@@ -56,7 +56,7 @@ def test_the_command_line_builds_the_arguments_and_every_one_has_a_help_text() -
     optim, loop, output = parser.parse_args_into_dataclasses(line.split())
     assert (optim.learning_rate, loop.max_steps, loop.mixed_precision) == (1e-4, 7, "bf16")
     assert output.resume == "latest"
-    assert str(output.checkpoints) == "here/checkpoints"
+    assert str(output.checkpoints) == "here/.checkpoints"
     for kind in (OptimArguments, LoopArguments, OutputArguments):
         assert all(field.metadata["help"].endswith(".") for field in fields(kind))
 

@@ -65,9 +65,9 @@ def test_interrupted_and_resumed_is_uninterrupted_to_the_bit(tmp_path: Path) -> 
     resumed, model = run_toy(tmp_path / "cut", model=other_start, output={"resume": "latest"})
     assert without_timings(resumed) == without_timings(whole)
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
-    last = "checkpoints/step_00000010"
+    last = ".checkpoints/step_00000010"
     assert_equal_checkpoints(tmp_path / "whole" / last, tmp_path / "cut" / last)
-    assert len((tmp_path / "cut" / "logs" / "training.jsonl").read_text().splitlines()) == 12
+    assert len((tmp_path / "cut" / ".logs" / "training.jsonl").read_text().splitlines()) == 12
 
 
 @pytest.mark.parametrize("forgotten", ["restore_randomness", "load_optimizer_tensors", "averaged", "step"])
@@ -165,7 +165,7 @@ def test_a_terminated_run_saves_its_step_says_143_and_goes_on_as_if_nothing_had_
         run_toy(tmp_path / "cut", source=TerminatedSource(), loop={"prefetch_batches": 0})
     assert stop.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    latest = find_checkpoint(tmp_path / "cut" / "checkpoints", "latest")
+    latest = find_checkpoint(tmp_path / "cut" / ".checkpoints", "latest")
     assert latest is not None
     assert latest.name == "step_00000007"
     resumed, _ = run_toy(tmp_path / "cut", output={"resume": "latest"})
@@ -190,7 +190,7 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint(
             patch.setattr(checkpoint, name, fail)
         with pytest.raises(Interrupted):
             run_toy(tmp_path / "cut", output={"checkpoint_every": 3})
-    folder = tmp_path / "cut" / "checkpoints"
+    folder = tmp_path / "cut" / ".checkpoints"
     assert [path.name for path in complete_checkpoints(folder)] == ["step_00000003"]
     resumed, _ = run_toy(tmp_path / "cut", output={"checkpoint_every": 3, "resume": "latest"})
     assert without_timings(resumed) == without_timings(whole)
@@ -204,9 +204,9 @@ def test_the_newest_checkpoints_are_kept_and_the_last_step_has_one(tmp_path: Pat
         "step_00000008",
         "step_00000010",
     ]
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / ".checkpoints").exists()
     run_toy(tmp_path / "none", output={"checkpoint_every": 0})
-    assert not (tmp_path / "none" / "checkpoints").exists()
+    assert not (tmp_path / "none" / ".checkpoints").exists()
 
 
 def test_nothing_is_pickled_and_no_file_looks_like_an_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_nothing_is_pickled_and_no_file_looks_like_an_artifact(tmp_path: Path, m
     for module, name in ((torch, "load"), (torch, "save"), (pickle, "load"), (pickle, "dump")):
         monkeypatch.setattr(module, name, refuse)
     run_toy(tmp_path, model=toy_model(dropout=0.2), output={"resume": "latest"})
-    files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / ".checkpoints").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors", ""}
     assert not {path.name for path in files} & {"model.safetensors", "config.json", "adapter_model.safetensors"}
 
@@ -227,13 +227,13 @@ def test_another_runs_checkpoints_are_neither_continued_nor_deleted_unasked(tmp_
     run_toy(tmp_path)
     with pytest.raises(ArtifactError, match=r"step_00000010 of another run; pass --resume"):
         run_toy(tmp_path)
-    early = tmp_path / "checkpoints" / "step_00000005"
+    early = tmp_path / ".checkpoints" / "step_00000005"
     with pytest.raises(ArtifactError, match="--overwrite to delete it"):
         run_toy(tmp_path, output={"resume": str(early)})
     run_toy(tmp_path, output={"resume": str(early), "overwrite": True})
     result, _ = run_toy(tmp_path, loop={"max_steps": 5}, output={"overwrite": True})
     assert result.steps == 5
-    assert [path.name for path in complete_checkpoints(tmp_path / "checkpoints")] == ["step_00000005"]
+    assert [path.name for path in complete_checkpoints(tmp_path / ".checkpoints")] == ["step_00000005"]
 
 
 def test_resume_says_what_it_could_not_find(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_resume_says_what_it_could_not_find(tmp_path: Path) -> None:
 
 def test_an_altered_byte_a_missing_file_and_another_model_are_refused(tmp_path: Path) -> None:
     run_toy(tmp_path)
-    good = tmp_path / "checkpoints" / "step_00000005"
+    good = tmp_path / ".checkpoints" / "step_00000005"
     altered = shutil.copytree(good, tmp_path / "altered")
     content = bytearray((altered / "optimizer.safetensors").read_bytes())
     content[-1] ^= 1

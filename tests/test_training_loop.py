@@ -39,7 +39,7 @@ def test_the_loss_falls_and_the_result_tells_the_run(tmp_path: Path) -> None:
 
 def test_every_row_of_the_log_is_on_disk_with_its_numbers(tmp_path: Path) -> None:
     result, _ = run_toy(tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "logs" / "training.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / ".logs" / "training.jsonl").read_text().splitlines()]
     assert rows == list(result.history)
     numbers = {"loss", "loss_common", "loss_rare", "learning_rate", "gradient_norm", "skipped_steps"}
     speed = {"windows_per_second", "share_waiting_for_batches", "memory_mb"}
@@ -93,7 +93,7 @@ def test_gradients_are_clipped_and_the_log_has_the_norm_before(tmp_path: Path) -
 def test_a_batch_that_is_no_number_moves_nothing_and_is_counted(tmp_path: Path) -> None:
     broken, model = run_toy(tmp_path / "broken", source=ToySource(broken_steps=(9,)), num_validation_batches=0)
     run_toy(tmp_path / "whole", output={"checkpoint_every": 3}, num_validation_batches=0)
-    nine_steps = load_checkpoint(tmp_path / "whole" / "checkpoints" / "step_00000009").averaged
+    nine_steps = load_checkpoint(tmp_path / "whole" / ".checkpoints" / "step_00000009").averaged
     assert dict(model.named_parameters()).keys() == nine_steps.keys()
     assert all(torch.equal(tensor, nine_steps[name]) for name, tensor in model.named_parameters())
     assert broken.skipped_steps == 1
@@ -129,9 +129,9 @@ def test_training_stops_after_the_patience_and_leaves_the_best_weights(tmp_path:
     files = {"checkpoint_every": 2, "keep_checkpoints": 10}
     result, _ = run_toy(tmp_path, model=model, loop=arguments, output=files, num_validation_batches=1)
     assert (result.steps, result.best_step, result.best_validation_loss) == (10, 4, 2.0)
-    at_best = load_checkpoint(tmp_path / "checkpoints" / "step_00000004").averaged
+    at_best = load_checkpoint(tmp_path / ".checkpoints" / "step_00000004").averaged
     assert all(torch.equal(tensor, at_best[name]) for name, tensor in model.named_parameters())
-    at_end = load_checkpoint(tmp_path / "checkpoints" / "step_00000010").averaged
+    at_end = load_checkpoint(tmp_path / ".checkpoints" / "step_00000010").averaged
     assert any(not torch.equal(tensor, at_end[name]) for name, tensor in model.named_parameters())
 
 
@@ -156,7 +156,7 @@ def test_validation_is_the_mean_over_samples_whatever_the_sizes_of_its_batches()
 def test_the_average_and_not_the_last_step_is_validated_and_kept(tmp_path: Path) -> None:
     _, averaged = run_toy(tmp_path / "averaged")
     _, last = run_toy(tmp_path / "last", optim={"ema_decay": 0.0})
-    weights = load_checkpoint(tmp_path / "averaged" / "checkpoints" / "step_00000010").weights
+    weights = load_checkpoint(tmp_path / "averaged" / ".checkpoints" / "step_00000010").weights
     assert all(torch.equal(tensor, weights[name]) for name, tensor in last.state_dict().items())
     assert difference(averaged, last) > 1e-4
 
@@ -241,7 +241,7 @@ def test_batches_are_made_ahead_in_another_thread() -> None:
 
 def test_curves_go_to_tensorboard(tmp_path: Path) -> None:
     run_toy(tmp_path, output={"tracker": "tensorboard"})
-    events = list((tmp_path / "logs" / "pricing_fm").glob("events.out.tfevents.*"))
+    events = list((tmp_path / ".logs" / "pricing_fm").glob("events.out.tfevents.*"))
     reader = EventAccumulator(str(events[0]))
     reader.Reload()
     assert {"loss", "validation_loss", "gradient_norm"} <= set(reader.Tags()["scalars"])

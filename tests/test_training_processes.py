@@ -36,11 +36,12 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     loop = {"max_steps": 50, "evaluate_every": 25}
     run_toy(folder / "resumed", loop=loop, output={"checkpoint_every": 20, "keep_checkpoints": 3})
-    early = folder / "resumed" / "checkpoints" / "step_00000020"
+    early = folder / "resumed" / ".checkpoints" / "step_00000020"
     jobs = {
         "plain": {"loop": {**loop, "num_processes_expected": 2}},
         "accumulated": {"loop": {**loop, "gradient_accumulation_steps": 4}},
         "resumed": {"loop": loop, "output": {"resume": str(early), "overwrite": True}},
+        "sharded": {},
     }
     for name, job in jobs.items():
         job["folder"] = str(folder / name)
@@ -78,8 +79,16 @@ def test_a_run_of_one_process_goes_on_in_two(two_processes: Path, tmp_path: Path
     assert len(resumed["losses"]) == 50
     assert resumed["losses"][:20] == losses_of(one)[:20]
     assert resumed["losses"] == pytest.approx(losses_of(one), abs=1e-5)
-    randomness = two_processes / "resumed" / "checkpoints" / "step_00000050"
+    randomness = two_processes / "resumed" / ".checkpoints" / "step_00000050"
     assert len(list(randomness.glob("random_*.json"))) == 2
+
+
+def test_sharded_weights_are_saved_whole_and_resumed_in_shards_to_the_bit(two_processes: Path) -> None:
+    for rank in range(2):
+        sharded = told(two_processes, "sharded", rank)
+        assert sharded["is_sharded"]
+        assert sharded["resumed_is_equal"]
+        assert sharded["difference_to_whole"] < 1e-6
 
 
 def test_a_launcher_that_starts_one_process_instead_of_two_is_found_out(tmp_path: Path) -> None:
@@ -128,13 +137,13 @@ def test_sigterm_to_a_real_process_ends_it_with_143_after_a_checkpoint(tmp_path:
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, TOY_SCRIPT, str(tmp_path / "jobs.json")]
     process = subprocess.Popen(command, env=launch_environment(), stderr=subprocess.DEVNULL)
-    log, deadline = tmp_path / "logs" / "training.jsonl", time.monotonic() + 60
+    log, deadline = tmp_path / ".logs" / "training.jsonl", time.monotonic() + 60
     while not (log.exists() and log.read_text()):
         assert time.monotonic() < deadline, "no step was logged"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert len(list((tmp_path / "checkpoints").glob("step_*/COMPLETE"))) == 1
+    assert len(list((tmp_path / ".checkpoints").glob("step_*/COMPLETE"))) == 1
 
 
 def test_topologies_say_nothing_but_topology() -> None:

@@ -12,10 +12,20 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.checkpoint import (
+    load_optimizer_tensors,
+    optimizer_tensors,
+    whole_tensors,
+    write_tensors,
+)
 from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.optimizer import AveragedWeights, build_optimizer, local_part
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -152,6 +162,47 @@ def test_some_slices_of_the_toy_lack_the_rare_task_and_some_have_it() -> None:
     assert asked == {True, False}
 
 
+def run_sharded() -> dict[str, bool | float]:
+    """A run with sharded weights beside one with whole weights, and its resumption into shards of another start."""
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+
+    def start(seed: int, shards: bool) -> tuple[nn.Module, torch.optim.Optimizer, AveragedWeights]:
+        model = toy_model(seed)
+        if shards:
+            fully_shard(model.linear_in, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        return model, build_optimizer(model, OptimArguments()), AveragedWeights(model, decay=0.9)
+
+    def steps(run: tuple[nn.Module, torch.optim.Optimizer, AveragedWeights], first: int, last: int) -> None:
+        model, optimizer, averaged = run
+        for step in range(first, last):
+            model(**ToySource().whole(step)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            averaged.update(step + 1)
+
+    whole, sharded, resumed = start(0, shards=False), start(0, shards=True), start(5, shards=True)
+    steps(whole, 0, 8)
+    steps(sharded, 0, 4)
+    weights, averaged = whole_tensors(sharded[0].state_dict()), whole_tensors(sharded[2].tensors)
+    optimizer = optimizer_tensors(sharded[1], sharded[0])
+    write_tensors(resumed[0].state_dict(), weights, "weights")
+    write_tensors(resumed[2].tensors, averaged, "averaged")
+    load_optimizer_tensors(resumed[1], resumed[0], optimizer)
+    steps(sharded, 4, 8)
+    steps(resumed, 4, 8)
+    runs = [
+        {**run[0].state_dict(), **{f"average of {k}": v for k, v in run[2].tensors.items()}}
+        for run in (whole, sharded, resumed)
+    ]
+    expected, found, again = (whole_tensors(run) for run in runs)
+    return {
+        "is_sharded": isinstance(sharded[0].linear_in.weight, DTensor),
+        "difference_to_whole": max((found[name] - expected[name]).abs().max().item() for name in expected),
+        "resumed_is_equal": all(torch.equal(again[name], found[name]) for name in found),
+    }
+
+
 def main() -> None:
     """Runs the jobs of a JSON file, and leaves for every job and rank what the tests compare."""
     rank = int(os.environ.get("RANK", "0"))
@@ -161,7 +212,7 @@ def main() -> None:
         digest = hashlib.sha256()
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             if parameter.grad is not None:
-                digest.update(parameter.grad.numpy().tobytes())
+                digest.update(local_part(parameter.grad).numpy().tobytes())
         gradients.append(digest.hexdigest())
 
     register_optimizer_step_pre_hook(remember_gradients)
@@ -169,6 +220,9 @@ def main() -> None:
         gradients.clear()
         set_seed(0)
         folder = Path(job.pop("folder"))
+        if name == "sharded":
+            (folder / f"{name}_{rank}.json").write_text(json.dumps(run_sharded()))
+            continue
         model = toy_model(seed=job.pop("seed_plus_rank", 0) and rank)
         result, _ = run_toy(folder, model=model, **job)
         told = {"losses": losses_of(result), "gradients": gradients, "best": result.best_validation_loss}

@@ -122,9 +122,9 @@ class OutputArguments:
         ValueError: If a value is outside its range.
     """
 
-    output_dir: str = field(metadata={"help": "Folder of the artifact; logs go to its subfolder logs/."})
+    output_dir: str = field(metadata={"help": "Folder of the artifact; the log goes to its subfolder .logs/."})
     checkpoint_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the resumable checkpoints; default <output_dir>/checkpoints."}
+        default=None, metadata={"help": "Folder of the resumable checkpoints; default <output_dir>/.checkpoints."}
     )
     checkpoint_every: int = field(
         default=500, metadata={"help": "Steps between checkpoints (and at the end); 0 = no checkpoints at all."}
@@ -144,7 +144,7 @@ class OutputArguments:
     )
     log_every: int = field(default=10, metadata={"help": "Steps averaged into one row of the log."})
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = field(
-        default="tensorboard", metadata={"help": "Where curves go besides logs/training.jsonl."}
+        default="tensorboard", metadata={"help": "Where curves go besides .logs/training.jsonl."}
     )
 
     def __post_init__(self) -> None:
@@ -159,13 +159,13 @@ class OutputArguments:
 
     @property
     def logs(self) -> Path:
-        """Folder of `training.jsonl` and of the tracker's files."""
-        return Path(self.output_dir) / "logs"
+        """Folder of `training.jsonl` and the tracker's files; its leading dot keeps it out of the artifact's seal."""
+        return Path(self.output_dir) / ".logs"
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the resumable checkpoints."""
-        return Path(self.checkpoint_dir) if self.checkpoint_dir else Path(self.output_dir) / "checkpoints"
+        return Path(self.checkpoint_dir) if self.checkpoint_dir else Path(self.output_dir) / ".checkpoints"
 
 
 def trajectory_arguments(optim: OptimArguments, loop: LoopArguments) -> dict[str, object]:

@@ -18,7 +18,7 @@ LOG_FILE = "training.jsonl"
 
 
 class TrainingLog:
-    """Rows of numbers, kept in `logs/training.jsonl` and sent to the tracker, under a progress bar.
+    """Rows of numbers, kept in `.logs/training.jsonl` and sent to the tracker, under a progress bar.
 
     On resume the file is written anew from the history in the checkpoint: rows of steps that are about to be repeated
     do not appear twice.
