@@ -192,11 +192,12 @@ def infer_frequency(items: np.ndarray, timestamps: np.ndarray) -> Frequency:
 
 
 def find_foreign_steps(items: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Rows that end a stretch with another step: several equal gaps, all longer than one period.
+    """Rows that open a stretch with another step: several equal gaps in a row, all longer than one period.
 
     Single gaps of whole multiples are absent rows and fine. A run of equal longer gaps is another frequency when it
-    fills an item (3 gaps or more), opens or closes it (4 or more), or is long anywhere (8 or more): sparse sales hardly
-    draw such runs, a weekly stretch in a daily log always does.
+    fills an item (3 gaps or more), opens or closes it (4 or more) or is long anywhere (8 or more). In a sparse log such
+    runs also happen by chance: no run counts of which 0.01 or more are expected, given how often its gap occurs
+    elsewhere.
 
     Args:
         items (`np.ndarray`, int64, shape `(rows,)`): Item numbers, sorted.
@@ -211,12 +212,19 @@ def find_foreign_steps(items: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         return found
     gaps, owner = np.diff(numbers)[inside], items[inside]
     starts = np.flatnonzero(np.r_[True, (gaps[1:] != gaps[:-1]) | (owner[1:] != owner[:-1])])
-    ends = np.r_[starts[1:], len(gaps)]
-    length = ends - starts
+    lengths = np.diff(np.r_[starts, len(gaps)])
     opens = np.r_[True, owner[starts[1:]] != owner[starts[1:] - 1]]
     closes = np.r_[opens[1:], True]
-    foreign = (opens & closes & (length >= 3)) | ((opens | closes) & (length >= 4)) | (length >= 8)
-    found[inside[starts[foreign & (gaps[starts] > 1)]] + 1] = True
+    long_enough = (opens & closes & (lengths >= 3)) | ((opens | closes) & (lengths >= 4)) | (lengths >= 8)
+    suspect = (gaps[starts] > 1) & long_enough
+    if not suspect.any():
+        return found
+    elsewhere = gaps[~np.repeat(suspect, lengths)]
+    counts = np.bincount(np.minimum(elsewhere, 10_000), minlength=10_001)
+    share = (counts[np.minimum(gaps[starts], 10_000)] + 0.5) / (len(elsewhere) + 1)
+    places = np.where(opens | closes, 2 * (items[-1] + 1), len(gaps))
+    foreign = suspect & (places * share**lengths < 0.01)
+    found[inside[starts[foreign]] + 1] = True
     return found
 
 

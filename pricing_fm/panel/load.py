@@ -53,7 +53,8 @@ def load_panel(
     schema = table.schema
     numbers = (*schema.number_columns, *(column for column in FLAG_COLUMNS if column in schema.columns))
     frame = read_cells(schema.rename(table.frame), schema, numbers)
-    check_values(frame, schema, pd.Timestamp(today or dt.date.today()) + pd.Timedelta(days=1, seconds=-1))
+    end_of_today = pd.Timestamp(today or dt.date.today()).normalize() + pd.Timedelta(days=1, seconds=-1)
+    check_values(frame, schema, end_of_today)
 
     items, _ = pd.factorize(frame[names.ITEM_ID], sort=True)
     order = np.lexsort((frame[names.TIMESTAMP].to_numpy(), items))

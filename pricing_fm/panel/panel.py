@@ -13,7 +13,7 @@ from pricing_fm.panel.frequency import Frequency
 from pricing_fm.panel.schema import PanelSchema
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panel:
     """Validated sales log of many items, one row per item and period of its life.
 

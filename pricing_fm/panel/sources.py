@@ -118,22 +118,24 @@ def _read_csv(path: Path, schema: PanelSchema, name: str) -> SourceTable:
     separator = "\t" if path.name.lower().endswith(".tsv") else ","
     try:
         available = pd.read_csv(path, sep=separator, nrows=0).columns
+        resolved = schema.resolve(available)
+        # Text columns are read as text: product '00042' keeps its zeros.
+        texts = [source for column in (names.ITEM_ID, *resolved.string_columns) for source in resolved.columns[column]]
+        others = [source for source in resolved.source_columns if source not in texts]
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            usecols=list(resolved.source_columns),
+            index_col=False,  # a trailing separator must not shift the columns
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values=dict.fromkeys(texts, CSV_MISSING_TEXT) | dict.fromkeys(others, CSV_MISSING_NUMBER),
+            low_memory=False,
+        )
     except pd.errors.EmptyDataError as error:
         raise PanelError(f"file {str(path)!r} is empty; a panel needs a header and at least one row") from error
-    resolved = schema.resolve(available)
-    # Text columns are read as text: product '00042' keeps its zeros.
-    texts = {names.ITEM_ID, *resolved.string_columns}
-    text_sources = [source for column in texts for source in resolved.columns[column]]
-    others = [source for source in resolved.source_columns if source not in text_sources]
-    frame = pd.read_csv(
-        path,
-        sep=separator,
-        usecols=list(resolved.source_columns),
-        dtype=dict.fromkeys(text_sources, str),
-        keep_default_na=False,
-        na_values=dict.fromkeys(text_sources, CSV_MISSING_TEXT) | dict.fromkeys(others, CSV_MISSING_NUMBER),
-        low_memory=False,
-    )
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise PanelError(f"file {str(path)!r} cannot be read as CSV: {error}. Save it as UTF-8 with commas") from error
     return SourceTable(frame, resolved, name)
 
 

@@ -18,7 +18,7 @@ INDEX_FILE = "index.json"
 ARRAY_FILES = ("values.npy", "timestamps.npy", "offsets.npy", "static_reals.npy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SeriesStore:
     """All series of a panel, one after another.
 

@@ -12,7 +12,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.panel.store import SeriesStore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RawWindows:
     """A batch of windows in raw units: B windows, T = context length, H = prediction length.
 
