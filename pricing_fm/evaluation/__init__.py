@@ -1,0 +1,1 @@
+"""How claims are measured: forecasting tasks, baselines, price rules, and the report that people read."""
