@@ -125,8 +125,6 @@ def _read_csv(path: Path, schema: PanelSchema, name: str) -> SourceTable:
         frame = pd.read_csv(
             path,
             sep=separator,
-            usecols=list(resolved.source_columns),
-            index_col=False,  # a trailing separator must not shift the columns
             dtype=dict.fromkeys(texts, str),
             keep_default_na=False,
             na_values=dict.fromkeys(texts, CSV_MISSING_TEXT) | dict.fromkeys(others, CSV_MISSING_NUMBER),
@@ -136,7 +134,10 @@ def _read_csv(path: Path, schema: PanelSchema, name: str) -> SourceTable:
         raise PanelError(f"file {str(path)!r} is empty; a panel needs a header and at least one row") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise PanelError(f"file {str(path)!r} cannot be read as CSV: {error}. Save it as UTF-8 with commas") from error
-    return SourceTable(frame, resolved, name)
+    # With `usecols` pandas would drop surplus cells in silence, and `1,200` would become 1: so all columns are read.
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise PanelError(f"file {str(path)!r} has rows with more cells than the header; quote cells that hold a comma")
+    return SourceTable(frame[list(resolved.source_columns)], resolved, name)
 
 
 def _read_dataset(source: datasets.Dataset | datasets.DatasetDict, schema: PanelSchema, name: str) -> SourceTable:
