@@ -1,0 +1,1 @@
+"""Losses and targets of offline policy learning: pure functions of tensors."""

@@ -1,0 +1,157 @@
+"""Action values built on the demand model: `Q(s, a) = reward(demand at price a) + discount * V(next state under a)`.
+
+Logged rewards carry the manager's confounding: prices cut into demand peaks make cuts look good. So the reward of an
+action comes from the response head, and the state after it from the known recursion over last price, reference price
+and recent discounts. Rewards are differences to keeping the price, in units of the item's reference revenue per
+period: a 5 % move is worth about 0.5 % of a period's profit, and would drown in a discounted sum.
+Shapes: B items, H steps, K rungs, M response members, Q quantile levels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from pricing_fm.models import PricingFMForPolicy
+from pricing_fm.models.modeling_pricing_fm import PRICE_SCALE
+from pricing_fm.models.outputs import PricingFMModelOutput
+from pricing_fm.models.processing_pricing_fm import REFERENCE_MEMORY
+from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LadderValues:
+    """What each rung is worth.
+
+    Args:
+        rewards (`(B, H, K, M)`): Difference to keeping the origin's price, reference revenues per period.
+        values (`(B, H, K, M)`): The same plus the discounted value of the next state; the last step has none.
+    """
+
+    rewards: torch.Tensor
+    values: torch.Tensor
+
+
+def ladder_log_prices(batch: Batch, rung_prices: torch.Tensor) -> torch.Tensor:
+    """Log ratio of the rungs `(B, K)` to the reference price, `(B, K)`."""
+    return (rung_prices / batch["reference_price"][:, None]).log()
+
+
+def ladder_demand(
+    model: PricingFMForPolicy, encoded: PricingFMModelOutput, batch: Batch, log_rungs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean demand and expected sales when one step moves to each rung and the others stay on the logged path.
+
+    Expected sales average the quantile curve cut at the stock, relative to the uncut one.
+
+    Args:
+        model (`PricingFMForPolicy`): In the monotone mode.
+        encoded (`PricingFMModelOutput`): Of `batch`.
+        batch (`dict`): From the processor, with `future_inventory` `(B, H)`, NaN = unlimited.
+        log_rungs (`(B, K)`): From `ladder_log_prices`.
+
+    Returns:
+        Demand and sales, each `(B, H, K, M)`, units per period.
+
+    Raises:
+        ValueError: If the model's price response is free: a ladder needs a curve that falls with price.
+    """
+    response_head = model.demand_head.response
+    if response_head is None:
+        raise ValueError("policy learning needs price_response='monotone'; this model has 'free'")
+    states = model.demand_states(encoded, batch)
+    steps = states.shape[1]
+    rungs = log_rungs[:, None].expand(-1, steps, -1)
+    path = torch.where(batch["logged_action_mask"], batch["candidate_prices"][:, 0], 0.0)
+    response = response_head.on_ladder(states, rungs, path, model.past_log_prices(batch)).permute(0, 3, 1, 2)
+    log_mean, _, zero_logit = model.demand_head.count_parameters(states)
+    mean = batch["scale"][:, None] * log_mean.exp() * torch.sigmoid(-zero_logit)
+    demand = mean[..., None, None] * response.exp()
+
+    curve = model.demand_head.base_quantiles(states)[:, :, None] * response.mean(-1).exp()[..., None]
+    curve = batch["scale"][:, None, None, None] * curve
+    stock = torch.nan_to_num(batch["future_inventory"], nan=torch.inf)[:, :, None, None]
+    served = curve.minimum(stock).sum(-1) / curve.sum(-1).clamp(min=1e-9)
+    return demand, demand * served[..., None]
+
+
+def features_after(features: torch.Tensor, upcoming: torch.Tensor, log_rungs: torch.Tensor) -> torch.Tensor:
+    """Decision features of the next step under each rung, by the known recursion.
+
+    Args:
+        features (`(B, H, F)`): Before the decision: last price, reference price and discount depth first.
+        upcoming (`(B, H, F)`): Logged features of the next step; what the price does not move is taken from here.
+        log_rungs (`(B, K)`): Log ratio of the rungs to the reference price.
+
+    Returns:
+        `(B, H, K, F)`.
+    """
+    scaled = (log_rungs / PRICE_SCALE)[:, None].expand(-1, features.shape[1], -1)
+    memory, depth = features[..., 1:2], features[..., 2:3]
+    moved = torch.stack(
+        [
+            scaled,
+            REFERENCE_MEMORY * memory + (1 - REFERENCE_MEMORY) * scaled,
+            REFERENCE_MEMORY * depth + (1 - REFERENCE_MEMORY) * scaled.clamp(max=0),
+        ],
+        dim=-1,
+    )
+    rest = upcoming[:, :, None, 3:].expand(-1, -1, scaled.shape[-1], -1)
+    return torch.cat([moved, rest], dim=-1)
+
+
+def ladder_values(
+    model: PricingFMForPolicy,
+    encoded: PricingFMModelOutput,
+    decision_states: torch.Tensor,
+    batch: Batch,
+    rung_prices: torch.Tensor,
+    weights: RewardWeights,
+    discount: float,
+) -> LadderValues:
+    """Structured action values of every rung at every step.
+
+    Args:
+        model (`PricingFMForPolicy`): Demand and value heads.
+        encoded (`PricingFMModelOutput`): Of `batch`.
+        decision_states (`(B, H, size)`): From `model.decision_states`.
+        batch (`dict`): From the processor; `unit_costs` `(B, H)` must be finite if `weights.margin` is positive.
+        rung_prices (`(B, K)`): Currency, increasing.
+        weights (`RewardWeights`): Of the reward.
+        discount (`float`): Per period.
+
+    Returns:
+        `LadderValues`.
+
+    Raises:
+        ValueError: If margin counts and a cost is missing.
+    """
+    costs = batch["unit_costs"]
+    if weights.margin > 0 and not bool(torch.isfinite(costs).all()):
+        raise ValueError("the reward counts margin, but some items have no cost: give `cost` or an assumed cost share")
+    log_rungs = ladder_log_prices(batch, rung_prices)
+    demand, sales = ladder_demand(model, encoded, batch, log_rungs)
+    members_first = (0, 1, 3, 2)
+    prices = rung_prices[:, None, None].expand(-1, *demand.shape[1:2], demand.shape[3], -1)
+    rungs = rung_prices.shape[1]
+    origin_rung = (batch["current_actions"][:, :1] % rungs)[..., None].expand(prices.shape[:-1])
+    revenue = (batch["reference_price"] * batch["scale"])[:, None, None].expand(prices.shape[:-1])
+    rewards, _ = ladder_rewards(
+        weights,
+        prices,
+        torch.nan_to_num(costs)[..., None].expand(prices.shape[:-1]),
+        demand.permute(members_first),
+        sales.permute(members_first),
+        origin_rung,
+        revenue,
+    )
+    kept = rewards.gather(-1, origin_rung[..., None])
+    rewards = ((rewards - kept) / revenue[..., None]).permute(members_first)
+
+    features = batch["decision_features"]
+    after = features_after(features[:, :-1], features[:, 1:], log_rungs)
+    next_states = decision_states[:, 1:, None].expand(-1, -1, rungs, -1)
+    following = model.decision_head.values(next_states, after)[..., None]
+    values = torch.cat([rewards[:, :-1] + discount * following, rewards[:, -1:]], dim=1)
+    return LadderValues(rewards=rewards, values=values)

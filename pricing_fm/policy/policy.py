@@ -1,0 +1,280 @@
+"""PricingPolicy: processor, base, adapters and guardrails behind three questions: how much, how elastic, which price."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pricing_fm import names
+from pricing_fm.errors import PanelError
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.panel import Panel
+from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts, push_policy, save_policy_parts
+from pricing_fm.policy.engine import Engine, PathDemand
+from pricing_fm.policy.recommend import Recommender, RecommendRequest
+from pricing_fm.policy.situation import Situation, read_situation, with_intervention
+from pricing_fm.policy.support import item_support
+from pricing_fm.policy.tables import interpolate_levels, quantile_columns, step_table
+
+NORMAL_80 = 1.2816  # standard normal quantile of 0.9: an 80 % interval
+DEFAULT_LEVELS = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Items that one network answers for."""
+
+    rows: np.ndarray
+    engine: Engine
+    adapter: LoadedAdapter | None
+
+
+class PricingPolicy:
+    """Forecasts, demand curves and recommended prices of a panel's items.
+
+    Built by `PricingPolicy.from_pretrained`. An item's answer depends on its own history and its declared decision
+    unit, never on what else is in the panel.
+
+    Args:
+        model (`PricingFMForPolicy`): The base.
+        processor (`PricingFMProcessor`): Belongs to it.
+        adapters (`dict[str | None, LoadedAdapter]`): By category; the key None serves every category.
+        base_source (`str`): Folder or repository the base came from, for adapters' configuration.
+    """
+
+    def __init__(
+        self,
+        model: PricingFMForPolicy,
+        processor: PricingFMProcessor,
+        adapters: dict[str | None, LoadedAdapter] | None = None,
+        base_source: str = "",
+    ):
+        self.model, self.processor = model.eval(), processor
+        self.adapters = dict(adapters or {})
+        self.base_source = base_source
+
+    # -- artifacts ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        adapter: str | Path | dict[str, str | Path] | None = None,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> "PricingPolicy":
+        """Loads a base, with or without adapters; every file is checked against its manifest.
+
+        Args:
+            path (`str` or `Path`): Folder or Hub repository of a base, of a saved policy, or of an adapter (which names
+                its base in `adapter_config.json`).
+            adapter (`str`, `Path` or `dict`, *optional*): One adapter folder or repository, or one per category.
+            revision (`str`, *optional*): Branch, tag or commit of `path` on the Hub.
+            device (`str` or `torch.device`, *optional*): CPU by default.
+            dtype (`torch.dtype` or `str`, *optional*): float32 by default.
+
+        Returns:
+            `PricingPolicy`.
+
+        Raises:
+            ArtifactError: If something is missing, altered, or does not belong together.
+        """
+        parts = load_policy_parts(path, adapter, revision, device, dtype)
+        return cls(parts.model, parts.processor, parts.adapters, parts.base_source)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the base into `folder` and the adapter into `folder/adapter` (several: `folder/adapters/<slug>`)."""
+        save_policy_parts(self.model, self.processor, self.adapters, self.base_source, Path(folder))
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:
+        """Saves the policy and uploads it; returns the address of the commit."""
+        return push_policy(self, repo_id, private, revision)
+
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    def forecast(
+        self,
+        panel: Panel,
+        prediction_length: int = 8,
+        future: pd.DataFrame | None = None,
+        quantile_levels: list[float] | tuple[float, ...] = DEFAULT_LEVELS,
+    ) -> pd.DataFrame:
+        """Demand of the next periods under the plan.
+
+        Args:
+            panel (`Panel`): The log.
+            prediction_length (`int`): Periods ahead.
+            future (`pd.DataFrame`, *optional*): The plan; by default last price and no promotion.
+            quantile_levels (`list[float]`): Probabilities in [0.01, 0.99].
+
+        Returns:
+            `pd.DataFrame`: `item_id, timestamp, mean` and one column per level, units of unconstrained demand; where
+            the panel has `inventory`, also `sales_mean` and `sales_<level>`, cut at the planned stock (NaN without one).
+
+        Raises:
+            PanelError: If the plan or a level is not usable.
+        """
+        situation = self._situation(panel, prediction_length, future, is_intervention=False)
+        prices = situation.windows.future[..., names.CHANNEL_INDEX[names.PRICE]].astype(np.float64)
+        levels = list(quantile_levels)
+        demand = self._demand(panel, situation, prices[:, None])
+        values = interpolate_levels(demand.quantile_values[:, 0], self._levels, levels)
+        table = step_table(situation.item_ids, situation.windows.future_timestamps)
+        table |= {"mean": demand.mean[:, 0].ravel(), **quantile_columns(values, levels)}
+        if names.INVENTORY in panel.frame:
+            stock = situation.windows.future[..., names.CHANNEL_INDEX[names.INVENTORY]].astype(np.float64)
+            share = np.minimum(demand.quantile_values[:, 0], stock[..., None]).sum(-1)
+            share = share / np.maximum(demand.quantile_values[:, 0].sum(-1), 1e-12)
+            table["sales_mean"] = (demand.mean[:, 0] * share).ravel()
+            table |= quantile_columns(np.minimum(values, stock[..., None]), levels, prefix="sales_")
+        return pd.DataFrame(table)
+
+    def demand_curve(
+        self,
+        panel: Panel,
+        price_multipliers: list[float] | tuple[float, ...] = (0.8, 0.9, 1.0, 1.1),
+        prediction_length: int = 4,
+        future: pd.DataFrame | None = None,
+        quantile_levels: list[float] | tuple[float, ...] = DEFAULT_LEVELS,
+    ) -> pd.DataFrame:
+        """Demand if the price were set to multiples of the current one and held.
+
+        Args:
+            panel (`Panel`): The log.
+            price_multipliers (`list[float]`): Positive ratios to the current price.
+            prediction_length (`int`): Periods ahead.
+            future (`pd.DataFrame`, *optional*): Planned promotions; its prices are replaced.
+            quantile_levels (`list[float]`): Probabilities in [0.01, 0.99].
+
+        Returns:
+            `pd.DataFrame`: `item_id, timestamp, price_multiplier, price, mean`, one column per level, `elasticity`,
+            `elasticity_lower`, `elasticity_upper` (80 %, spread of the response members) and `supported` (the item was
+            sold at such a price under such a promotion).
+
+        Raises:
+            PanelError: If a multiplier is not positive, or an item has no price at all.
+        """
+        multipliers = np.asarray(list(price_multipliers), dtype=np.float64)
+        if not len(multipliers) or not np.all(np.isfinite(multipliers) & (multipliers > 0)):
+            raise PanelError(f"price_multipliers must be positive numbers, found {list(price_multipliers)}")
+        situation = self._situation(panel, prediction_length, future, is_intervention=True)
+        self._require_prices(situation)
+        prices = situation.current_price[:, None] * multipliers
+        steps = situation.windows.future.shape[1]
+        demand = self._demand(panel, situation, np.repeat(prices[:, :, None], steps, axis=2))
+        levels = list(quantile_levels)
+        values = interpolate_levels(demand.quantile_values, self._levels, levels)
+        supported = item_support(
+            situation.windows, prices, situation.planned_promotion.max(1) > 0, self.processor.ladder_step / 2
+        )
+        spread = NORMAL_80 * demand.elasticity_std
+        count = len(multipliers)
+        keys = step_table(
+            situation.item_ids,
+            np.repeat(situation.windows.future_timestamps[:, None], count, 1).reshape(len(situation), -1),
+        )
+        table = {
+            **keys,
+            "price_multiplier": np.tile(np.repeat(multipliers, steps), len(situation)),
+            "price": np.repeat(prices.ravel(), steps),
+            "mean": demand.mean.ravel(),
+            **quantile_columns(values, levels),
+            "elasticity": demand.elasticity.ravel(),
+            "elasticity_lower": (demand.elasticity - spread).ravel(),
+            "elasticity_upper": (demand.elasticity + spread).ravel(),
+            "supported": np.repeat(supported.ravel(), steps),
+        }
+        return pd.DataFrame(table).sort_values(["item_id", "timestamp", "price_multiplier"], ignore_index=True)
+
+    def recommend(
+        self,
+        panel: Panel,
+        guardrails: Any = None,
+        objective: str | None = None,
+        assumed_cost_share: float | None = None,
+        prediction_length: int = 4,
+        decision_lead: int = 0,
+        future: pd.DataFrame | None = None,
+        limits: pd.DataFrame | None = None,
+        explore: bool = False,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """One price per item, inside the rules, with its expected result and the reason.
+
+        The price is held for `prediction_length` periods from the first one priced. Promotions are taken as planned.
+
+        Args:
+            panel (`Panel`): The log.
+            guardrails (path, `dict` or `Guardrails`, *optional*): Rules; see `pricing_fm.guardrails`.
+            objective (`str`, *optional*): `margin`, `revenue` or `units`; by default margin where there is a cost.
+            assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
+            prediction_length (`int`): Periods the price is held and the totals cover.
+            decision_lead (`int`): Periods between the last observed one and the first priced.
+            future (`pd.DataFrame`, *optional*): Planned promotions and covariates of all
+                `decision_lead + prediction_length` periods.
+            limits (`pd.DataFrame`, *optional*): Per-item rules, columns named like the guardrails.
+            explore (`bool`): Draw from the policy's distribution instead of taking its best price.
+            seed (`int`): Of the draws, together with item and timestamp.
+
+        Returns:
+            `pd.DataFrame`: One row per item: `item_id, timestamp, current_price, price, promotion, expected_units,
+            expected_margin, expected_margin_lower, objective, supported, fallback, ignores_substitution, propensity,
+            binding_rule, group_margin, explanation`.
+
+        Raises:
+            PanelError, GuardrailError: If an argument, the plan or a rule cannot be used.
+        """
+        request = RecommendRequest(
+            guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
+        )
+        situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
+        recommender = Recommender(panel, situation, request, self.processor)
+        for group in self._groups(panel, situation):
+            recommender.score(group.rows, group.engine, group.adapter)
+        return recommender.table()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _levels(self) -> np.ndarray:
+        return np.asarray(self.model.config.quantile_levels)
+
+    def _situation(self, panel: Panel, periods: int, future: pd.DataFrame | None, is_intervention: bool) -> Situation:
+        situation = read_situation(panel, self.processor.context_length, periods, future)
+        return with_intervention(situation, is_intervention and self.processor.trained_on_interventions)
+
+    @staticmethod
+    def _require_prices(situation: Situation) -> None:
+        missing = ~np.isfinite(situation.current_price)
+        if missing.any():
+            item = situation.item_ids[int(missing.argmax())]
+            raise PanelError(f"item {item!r} has neither a price nor a list price; give one of them")
+
+    def _groups(self, panel: Panel, situation: Situation) -> list[_Group]:
+        """Items by the network that answers for them."""
+        if not self.adapters:
+            return [_Group(np.arange(len(situation)), Engine(self.model, self.processor), None)]
+        category = situation.windows.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
+        general = self.adapters.get(None)
+        owners: dict[int, tuple[LoadedAdapter | None, list[int]]] = {}
+        for row, value in enumerate(category):
+            adapter = self.adapters.get(value, general)
+            owners.setdefault(id(adapter), (adapter, []))[1].append(row)
+        return [
+            _Group(np.asarray(rows), Engine(self.model if adapter is None else adapter.model, self.processor), adapter)
+            for adapter, rows in owners.values()
+        ]
+
+    def _demand(self, panel: Panel, situation: Situation, prices: np.ndarray) -> PathDemand:
+        groups = self._groups(panel, situation)
+        if len(groups) == 1:
+            return groups[0].engine.demand(situation, prices)
+        order = np.argsort(np.concatenate([group.rows for group in groups]))
+        parts = [group.engine.demand(situation.select(group.rows), prices[group.rows]) for group in groups]
+        return PathDemand(
+            *(np.concatenate([getattr(part, name) for part in parts])[order] for name in PathDemand.__annotations__)
+        )

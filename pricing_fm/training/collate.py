@@ -1,0 +1,143 @@
+"""Windows -> training batches: draws the task of each sample, hides what that task hides, and calls the processor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pricing_fm.models import PricingFMProcessor
+from pricing_fm.names import CHANNEL_INDEX, CHANNELS, KNOWN_SLOTS, PROMOTION_SLOTS, UNITS
+from pricing_fm.panel.store import SeriesStore
+from pricing_fm.panel.windows import RawWindows, WindowSampler
+
+# Past channels that a source may lack; dropping them at random teaches the network to do without.
+OPTIONAL_CHANNELS = ("list_price", "competitor_price", "cost", "inventory", "traffic")
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """How often a sample hides what. Probabilities per sample.
+
+    Args:
+        hide_future (`float`): Nothing of the future is known but the calendar.
+        hide_promotions (`float`): Price is known, promotions and other covariates are not.
+        hide_price (`float`): Promotions are known, the price is not.
+        hide_patches (`float`): A contiguous stretch of past units is hidden and has to be reconstructed.
+        drop_channel (`float`): Per optional channel.
+        drop_category (`float`): Per static category.
+    """
+
+    hide_future: float = 0.1
+    hide_promotions: float = 0.1
+    hide_price: float = 0.1
+    hide_patches: float = 0.3
+    drop_channel: float = 0.1
+    drop_category: float = 0.1
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a probability, found {value}")
+
+
+class PretrainBatchSource:
+    """Batches as a pure function of (step, slice): the same global batch for any number of processes.
+
+    Args:
+        stores (`Sequence[SeriesStore]`): Training panels.
+        weights (`Sequence[float]`): Share of windows drawn from each.
+        processor (`PricingFMProcessor`): Turns windows into tensors.
+        batch_size (`int`): Windows of the global batch, all processes and micro steps together.
+        prediction_length (`int`): Future steps.
+        seed (`int`): Of windows and tasks.
+        tasks (`TaskMix`): What is hidden how often.
+        minimum_history (`int`): Fewest periods of a window's history.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[SeriesStore],
+        weights: Sequence[float],
+        processor: PricingFMProcessor,
+        batch_size: int,
+        prediction_length: int,
+        seed: int,
+        tasks: TaskMix | None = None,
+        minimum_history: int = 8,
+    ):
+        self.processor, self.batch_size, self.seed = processor, batch_size, seed
+        self.tasks = TaskMix() if tasks is None else tasks
+        self.sampler = WindowSampler(
+            stores,
+            weights,
+            batch_size,
+            processor.context_length,
+            prediction_length,
+            seed,
+            minimum_history=minimum_history,
+        )
+
+    def batch(
+        self, step: int, micro_step: int = 0, rank: int = 0, world_size: int = 1, num_micro_steps: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """One slice of the global batch of `step`: rows `micro_step * world_size + rank :: world_size * num_micro_steps`."""
+        part, parts = micro_step * world_size + rank, world_size * num_micro_steps
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of processes x accumulation steps ({parts})"
+            )
+        windows = self.sampler.windows(step, part, parts)
+        # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
+        random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        draws = random.random((self.batch_size, 4 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
+        return self._collate(windows, draws[part::parts])
+
+    def _collate(self, windows: RawWindows, draws: np.ndarray) -> dict[str, torch.Tensor]:
+        windows = self._hide_future(windows, draws[:, 0])
+        windows = self._drop(windows, draws[:, 4:])
+        hidden = self._hidden_stretch(windows, draws[:, 1:4])
+        units = windows.past[..., CHANNEL_INDEX[UNITS]]
+        past = windows.past.copy()
+        past[..., CHANNEL_INDEX[UNITS]] = np.where(hidden, np.nan, units)
+        batch = self.processor(replace(windows, past=past))
+        hidden &= np.isfinite(units)
+        scale = batch["scale"].numpy()[:, None]
+        batch["hidden_values"] = torch.from_numpy(np.arcsinh(np.where(hidden, units, 0.0) / scale).astype(np.float32))
+        batch["hidden_mask"] = torch.from_numpy(hidden)
+        return batch
+
+    def _hide_future(self, windows: RawWindows, draw: np.ndarray) -> RawWindows:
+        tasks = self.tasks
+        edges = np.cumsum([tasks.hide_future, tasks.hide_promotions, tasks.hide_price])
+        hide_all, hide_flags = draw < edges[0], (draw >= edges[0]) & (draw < edges[1])
+        hide_price = (draw >= edges[1]) & (draw < edges[2])
+        flags = [CHANNEL_INDEX[name] for name in (*PROMOTION_SLOTS, *KNOWN_SLOTS)]
+        prices = [CHANNEL_INDEX[name] for name in ("price", "list_price")]
+        future = windows.future.copy()
+        for columns, rows in ((flags, hide_all | hide_flags), (prices, hide_all | hide_price)):
+            block = future[:, :, columns]
+            block[rows] = np.nan
+            future[:, :, columns] = block
+        return replace(windows, future=future)
+
+    def _drop(self, windows: RawWindows, draws: np.ndarray) -> RawWindows:
+        past, future = windows.past.copy(), windows.future.copy()
+        for column, name in enumerate(OPTIONAL_CHANNELS):
+            rows = draws[:, column] < self.tasks.drop_channel
+            past[rows, :, CHANNELS.index(name)] = np.nan
+            if name != "inventory":  # tells sold-out targets apart: dropping it would turn censored sales into demand
+                future[rows, :, CHANNELS.index(name)] = np.nan
+        categories = windows.static_categories.copy()
+        categories[draws[:, len(OPTIONAL_CHANNELS) :] < self.tasks.drop_category] = None
+        categories[:, 0] = windows.static_categories[:, 0]  # the calendar needs the cadence
+        return replace(windows, past=past, future=future, static_categories=categories)
+
+    def _hidden_stretch(self, windows: RawWindows, draws: np.ndarray) -> np.ndarray:
+        """True where past units are hidden `(B, T)`: one stretch of up to a third of the context."""
+        length = windows.past.shape[1]
+        size = np.ceil(draws[:, 1] * length / 3)
+        start = np.floor(draws[:, 2] * (length - size))
+        position = np.arange(length)
+        inside = (position >= start[:, None]) & (position < (start + size)[:, None])
+        return inside & (draws[:, 0] < self.tasks.hide_patches)[:, None]
