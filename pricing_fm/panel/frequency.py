@@ -38,7 +38,7 @@ class Frequency:
     def __post_init__(self) -> None:
         if self.unit not in SEASONS or self.multiple < 1:
             raise PanelError(
-                f"frequency '{self.multiple}{self.unit}' is not known; use one of {', '.join(SEASONS)}, "
+                f"frequency {self.name!r} is not known; use one of {', '.join(SEASONS)}, "
                 f"with a whole number in front if a step is several of them (2W, 15min)"
             )
 

@@ -48,20 +48,8 @@ def locate_row(frame: pd.DataFrame, position: int) -> str:
     Returns:
         `str`: For example `row 812 (item_id 'milk-3')`.
     """
-    item = f" (item_id {frame[ITEM_ID].iloc[position]!r})" if ITEM_ID in frame and column_is_named(frame) else ""
-    return f"row {frame.index[position]}{item}"
-
-
-def column_is_named(frame: pd.DataFrame) -> bool:
-    """True when the item ids of a table can be printed.
-
-    Args:
-        frame (`pd.DataFrame`): Table with an `item_id` column.
-
-    Returns:
-        `bool`: False while the column is missing in full.
-    """
-    return bool(frame[ITEM_ID].notna().any())
+    item = frame[ITEM_ID].iloc[position]
+    return f"row {frame.index[position]}" + (f" (item_id {item!r})" if isinstance(item, str) else "")
 
 
 def name_column(column: str, schema: PanelSchema) -> str:
