@@ -45,10 +45,16 @@ class WindowSampler:
         short_history_probability: float = 0.3,
         intervention_probability: float = 0.5,
     ) -> None:
-        if len(stores) != len(weights) or not stores or min(weights) < 0 or sum(weights) <= 0:
-            raise PanelError(
-                f"{len(stores)} stores need as many weights, 0 or more and not all 0; found {list(weights)}"
-            )
+        _check_weights(weights, len(stores))
+        for name, value in (("batch_size", batch_size), ("prediction_length", prediction_length)):
+            if value < 1:
+                raise PanelError(f"{name} is {value}; it must be at least 1")
+        for name, share in (
+            ("short_history_probability", short_history_probability),
+            ("intervention_probability", intervention_probability),
+        ):
+            if not 0 <= share <= 1:
+                raise PanelError(f"{name} is {share}; a probability lies in 0..1")
         if not 1 <= minimum_history <= context_length:
             raise PanelError(
                 f"minimum_history is {minimum_history}; it must lie in 1..{context_length} (context_length)"
@@ -62,17 +68,11 @@ class WindowSampler:
         self.short_history_probability = short_history_probability
         self.intervention_probability = intervention_probability
         self._cumulative = np.cumsum(np.asarray(weights, dtype=np.float64) / sum(weights))
-        self._origin_rows = [find_origin_rows(store, prediction_length, minimum_history) for store in stores]
+        self._origin_rows = [_find_some_origin_rows(store, prediction_length, minimum_history) for store in stores]
         self._switch_rows = [
             np.intersect1d(find_switch_rows(store), rows, assume_unique=True)
             for store, rows in zip(stores, self._origin_rows, strict=True)
         ]
-        for store, rows in zip(stores, self._origin_rows, strict=True):
-            if rows.size == 0:
-                raise PanelError(
-                    f"panel {store.name!r} has no window with {minimum_history} periods of history and an observed "
-                    f"period in the {prediction_length} after it; use a longer panel or shorter lengths"
-                )
 
     @property
     def windows_per_store(self) -> tuple[int, ...]:
@@ -156,3 +156,18 @@ def find_switch_rows(store: SeriesStore) -> np.ndarray:
     item = np.searchsorted(store.offsets, known, side="right")
     switches = (flag[known[1:]] == 1) & (flag[known[:-1]] == 0) & (item[1:] == item[:-1])
     return known[1:][switches]
+
+
+def _find_some_origin_rows(store: SeriesStore, prediction_length: int, minimum_history: int) -> np.ndarray:
+    rows = find_origin_rows(store, prediction_length, minimum_history)
+    if rows.size == 0:
+        raise PanelError(
+            f"panel {store.name!r} has no window with {minimum_history} periods of history and an observed period in "
+            f"the {prediction_length} after it; use a longer panel or shorter lengths"
+        )
+    return rows
+
+
+def _check_weights(weights: Sequence[float], stores: int) -> None:
+    if len(weights) != stores or not stores or min(weights) < 0 or sum(weights) <= 0:
+        raise PanelError(f"{stores} stores need as many weights, 0 or more and not all 0; found {list(weights)}")

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pricing_fm.panel.panel import Panel
 
 FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
+MANIFEST_FILE = "manifest.json"
 ARRAY_FILES = ("values.npy", "timestamps.npy", "offsets.npy", "static_reals.npy")
 
 
@@ -96,7 +98,7 @@ def build_store(panel: Panel) -> SeriesStore:
 
 
 def save_store(store: SeriesStore, folder: str | Path) -> None:
-    """Writes a store as `.npy` arrays and a JSON index with the SHA-256 of each; the index comes last.
+    """Writes a store as `.npy` arrays, a JSON index and, last, a manifest with the SHA-256 of each file.
 
     Args:
         store (`SeriesStore`): Store to write.
@@ -104,12 +106,11 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX_FILE).unlink(missing_ok=True)  # a half-written store has no index and is refused
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)  # a half-written store has no manifest and is refused
     arrays = (store.values, store.timestamps, store.offsets, store.static_reals)
     for file, array in zip(ARRAY_FILES, arrays, strict=True):
         np.save(folder / file, array, allow_pickle=False)
     index = {
-        "format_version": FORMAT_VERSION,
         "name": store.name,
         "fingerprint": store.fingerprint,
         "frequency": store.frequency.name,
@@ -117,11 +118,12 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
         "static_category_names": list(names.STATIC_CATEGORIES),
         "item_ids": list(store.item_ids),
         "static_categories": store.static_categories.tolist(),
-        "sha256": {file: _hash_file(folder / file) for file in ARRAY_FILES},
     }
-    draft = folder / f"{INDEX_FILE}.draft"
-    draft.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(draft, folder / INDEX_FILE)
+    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+    hashes = {file: _hash_file(folder / file) for file in (*ARRAY_FILES, INDEX_FILE)}
+    draft = folder / f"{MANIFEST_FILE}.draft"
+    draft.write_text(json.dumps({"format_version": FORMAT_VERSION, "sha256": hashes}, indent=2), encoding="utf-8")
+    os.replace(draft, folder / MANIFEST_FILE)
 
 
 def load_store(folder: str | Path) -> SeriesStore:
@@ -137,25 +139,12 @@ def load_store(folder: str | Path) -> SeriesStore:
         ArtifactError: If a file is missing or changed, or the channels differ from this version's.
     """
     folder = Path(folder)
-    if not (folder / INDEX_FILE).is_file():
-        raise ArtifactError(
-            f"{str(folder)!r} holds no complete store ({INDEX_FILE} is missing); write it with save_store"
-        )
-    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    if index["format_version"] != FORMAT_VERSION or tuple(index["channels"]) != names.CHANNELS:
-        raise ArtifactError(
-            f"the store in {str(folder)!r} has format {index['format_version']}, {len(index['channels'])} channels; "
-            f"this version reads format {FORMAT_VERSION} with {len(names.CHANNELS)}. Write it again from its panel"
-        )
-    for file in ARRAY_FILES:
-        if not (folder / file).is_file() or _hash_file(folder / file) != index["sha256"].get(file):
-            raise ArtifactError(f"file {file} of the store in {str(folder)!r} is missing or changed; write it again")
-    maps = {file: np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in ARRAY_FILES[:2]}
+    index = _read_index(folder)
     categories = np.full((len(index["item_ids"]), len(names.STATIC_CATEGORIES)), None, dtype=object)
     categories[:] = index["static_categories"]
     return SeriesStore(
-        values=maps["values.npy"],
-        timestamps=maps["timestamps.npy"],
+        values=np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False),
+        timestamps=np.load(folder / "timestamps.npy", mmap_mode="r", allow_pickle=False),
         offsets=np.load(folder / "offsets.npy", allow_pickle=False),
         item_ids=tuple(index["item_ids"]),
         static_categories=categories,
@@ -164,6 +153,27 @@ def load_store(folder: str | Path) -> SeriesStore:
         name=index["name"],
         fingerprint=index["fingerprint"],
     )
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not (folder / MANIFEST_FILE).is_file():
+        raise ArtifactError(f"{str(folder)!r} holds no complete store: {MANIFEST_FILE} is missing; use save_store")
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ArtifactError(
+            f"the store in {str(folder)!r} has format {manifest['format_version']}; this version reads "
+            f"{FORMAT_VERSION}. Write it again from its panel"
+        )
+    for file in (*ARRAY_FILES, INDEX_FILE):
+        if not (folder / file).is_file() or _hash_file(folder / file) != manifest["sha256"].get(file):
+            raise ArtifactError(f"file {file} of the store in {str(folder)!r} is missing or changed; write it again")
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    found = (tuple(index["channels"]), tuple(index["static_category_names"]))
+    if found != (names.CHANNELS, names.STATIC_CATEGORIES):
+        raise ArtifactError(
+            f"the store in {str(folder)!r} was written with other channels; write it again from its panel"
+        )
+    return index
 
 
 def _channel_columns(panel: Panel) -> dict[str, str]:
