@@ -1,5 +1,6 @@
 """PricingPolicy: processor, base, adapters and guardrails behind three questions: how much, how elastic, which price."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 
 from pricing_fm import names
 from pricing_fm.errors import PanelError
+from pricing_fm.hub import push
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
-from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts, push_policy, save_policy_parts
+from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts, save_policy_parts
 from pricing_fm.policy.engine import Engine, PathDemand
 from pricing_fm.policy.recommend import Recommender, RecommendRequest
 from pricing_fm.policy.situation import Situation, read_situation, with_intervention
@@ -90,9 +92,11 @@ class PricingPolicy:
         """Writes the base into `folder` and the adapter into `folder/adapter` (several: `folder/adapters/<slug>`)."""
         save_policy_parts(self.model, self.processor, self.adapters, self.base_source, Path(folder))
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:
+    def push_to_hub(self, repo_id: str, private: bool = False, revision: str | None = None) -> str:
         """Saves the policy and uploads it; returns the address of the commit."""
-        return push_policy(self, repo_id, private, revision)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(folder, repo_id, private=private, revision=revision).url
 
     # -- questions ------------------------------------------------------------------------------------------------
 

@@ -32,8 +32,8 @@ from pricing_fm.policy.tables import explain
 OBJECTIVES = ("margin", "revenue", "units")
 # Standard deviations (over response members) that a gain over keeping the price is discounted by.
 CAUTION = 0.5
-# Weight of a gain worth one reference revenue per period against the policy's log probabilities: 1 % counts like 2 nats.
-AGGRESSIVENESS = 200.0
+# Log-odds of a gain worth one reference revenue per period when the base's own plan is explored: 1 % counts 2 nats.
+EXPLORATION_SHARPNESS = 200.0
 # A rung that the manager would choose less often than this given the state is not supported, however good it looks.
 BEHAVIOR_THRESHOLD = 1e-4
 LOWER_LEVEL = 0.1
@@ -148,7 +148,7 @@ class Recommender:
     def score(self, rows: np.ndarray, engine: Engine, adapter: LoadedAdapter | None) -> None:
         """Recommends for the items `rows` that one network answers for."""
         usable = self.priced[rows] & (self.situation.observed_periods[rows] >= FEWEST_OBSERVED)
-        self._fall_back(rows[~usable], "adapter" if adapter else "base")
+        self._fall_back(rows[~usable], adapter)
         rows = rows[usable]
         for objective in OBJECTIVES:
             chosen = rows[self.objective[rows] == objective]
@@ -158,7 +158,8 @@ class Recommender:
     def _score_objective(self, rows, objective, engine, adapter) -> None:
         situation, request = self.situation.select(rows), self.request
         units = zone_groups([self._zone(row) for row in rows])
-        candidates = self._candidates(rows, situation, engine, adapter, units)
+        rules = self._rules(adapter)
+        candidates = self._candidates(rows, situation, engine, adapter, units, rules)
         demand = engine.demand(situation, self._paths(situation, candidates.final))
         revenue = self._reference_revenue(demand, candidates.final)
         value = planned_value(demand, candidates.final, self.costs[rows], objective, request.decision_lead)
@@ -176,11 +177,11 @@ class Recommender:
         propensity = np.ones(len(rows))
         if request.explore:
             uniforms = np.array([self._uniform(situation.item_ids[row]) for row in first])
-            weight = 1.0 if adapter is not None and adapter.has_policy else AGGRESSIVENESS
+            weight = 1.0 if adapter is not None and adapter.has_policy else EXPLORATION_SHARPNESS
             best, propensity = draw_candidate(weight * scores[first], allowed[first], prices[first], uniforms)
         else:
             best = best_candidate(scores[first], allowed[first], prices[first], prices[first, candidates.keep + 1])
-        binding = self._binding_rules(rows, candidates, scores, allowed, best)
+        binding = self._binding_rules(rows, candidates, scores, allowed, rules)
         self._write(rows, situation, objective, engine, adapter, candidates, demand, best, propensity, binding)
 
     def _zone(self, row: int) -> tuple | None:
@@ -189,7 +190,7 @@ class Recommender:
         zone, product = self.attributes[names.PRICE_ZONE].iloc[row], self.attributes[names.PRODUCT_ID].iloc[row]
         return None if pd.isna(zone) or pd.isna(product) else (zone, product)
 
-    def _candidates(self, rows, situation, engine, adapter, units) -> _Candidates:
+    def _candidates(self, rows, situation, engine, adapter, units, rules) -> _Candidates:
         first = np.array([np.flatnonzero(units == unit)[0] for unit in units])
         current = situation.current_price
         rungs = self.processor.rung_prices(engine.reference_prices(situation))
@@ -199,7 +200,7 @@ class Recommender:
             proposed[:, :-1],
             current,
             self.costs[rows],
-            self.rules,
+            rules,
             limits={key: values[rows] for key, values in self.limits.items()},
             item_ids=situation.item_ids,
         )
@@ -237,12 +238,12 @@ class Recommender:
         rewards = adapter.rewards if adapter.rewards.margin > 0 and objective == "margin" else weights[objective]
         scores = engine.ladder(situation, rewards, adapter.discount, np.nan_to_num(self.costs[rows]))
         advantage = scores.advantages.mean(-1) - CAUTION * scores.advantages.std(-1)
-        total = scores.policy + AGGRESSIVENESS * advantage
+        total = scores.policy + adapter.aggressiveness * advantage
         rung = self.processor.rungs(candidates.final, engine.reference_prices(situation))
         likely = np.take_along_axis(scores.behavior, rung, axis=1) >= np.log(BEHAVIOR_THRESHOLD)
         return np.take_along_axis(total, rung, axis=1), candidates.supported & likely
 
-    def _binding_rules(self, rows, candidates, scores, allowed, best) -> np.ndarray:
+    def _binding_rules(self, rows, candidates, scores, allowed, rules) -> np.ndarray:
         """The rule that keeps the best proposal from being charged as it is; empty where none does."""
         index = np.arange(len(rows))
         wanted = candidates.proposed[index, np.where(allowed, scores, -np.inf).argmax(1)]
@@ -250,7 +251,7 @@ class Recommender:
             wanted,
             self.situation.current_price[rows],
             self.costs[rows],
-            self.rules,
+            rules,
             limits={key: values[rows] for key, values in self.limits.items()},
             item_ids=[self.situation.item_ids[row] for row in rows],
         )
@@ -283,7 +284,7 @@ class Recommender:
         spread = 1.2816 * demand.elasticity_std[index, best, lead:].mean(-1)
         elasticity = demand.elasticity[index, best, lead:].mean(-1)
         counted = sold if objective == "units" else per_unit * sold
-        source = f"adapter for {adapter.category or 'all categories'}" if adapter else "base model's own demand curve"
+        source = describe_source(adapter)
         supported = candidates.supported[index, best]
         table = pd.DataFrame(
             {
@@ -311,7 +312,11 @@ class Recommender:
         )
         self.rows.append(table)
 
-    def _fall_back(self, rows: np.ndarray, source: str) -> None:
+    def _rules(self, adapter: LoadedAdapter | None) -> Guardrails:
+        """The rules that were given, else the category's own."""
+        return self.rules if self.request.guardrails is not None or adapter is None else adapter.guardrails
+
+    def _fall_back(self, rows: np.ndarray, adapter: LoadedAdapter | None) -> None:
         """Keeps the price of items with too little history to judge, inside the guardrails, and says so."""
         if not len(rows):
             return
@@ -324,7 +329,7 @@ class Recommender:
                 price[has_price],
                 price[has_price],
                 self.costs[rows][has_price],
-                self.rules,
+                self._rules(adapter),
                 limits={key: values[rows][has_price] for key, values in self.limits.items()},
                 item_ids=[situation.item_ids[row] for row in has_price],
             )
@@ -344,7 +349,7 @@ class Recommender:
                     "fallback": True,
                     "propensity": 1.0,
                     "binding_rule": binding,
-                    "source": source,
+                    "source": describe_source(adapter),
                     "observed_periods": situation.observed_periods,
                 }
             )
@@ -371,3 +376,11 @@ class Recommender:
         return np.array(
             [f"group:{g}" if isinstance(g, str) else f"item:{i}" for i, g in declared.items()], dtype=object
         )
+
+
+def describe_source(adapter: LoadedAdapter | None) -> str:
+    """Which network a recommendation comes from, in words."""
+    if adapter is None:
+        return "base model's own demand curve, no adapter for this category"
+    owner = "all categories" if adapter.category is None else f"category {adapter.category!r}"
+    return f"{'policy' if adapter.has_policy else 'demand'} adapter for {owner}"

@@ -31,6 +31,8 @@ class PolicyArguments:
         horizon (`int`): Decision periods of a training window.
         expectile (`float`): 0.5 evaluates the manager, above it the better of his outcomes.
         inverse_temperature (`float`): Of the advantage weights; 0 is behaviour cloning.
+        aggressiveness (`float`): Weight of the value at inference; needs no retraining. Ignored by the ablations, which
+            have no trustworthy value of actions that were not logged.
         assumed_cost_share (`float`, *optional*): Unit cost as a share of the reference price where the log has none.
     """
 
@@ -41,6 +43,10 @@ class PolicyArguments:
     horizon: int = field(default=13, metadata={"help": "decision periods of a training window"})
     expectile: float = field(default=0.7, metadata={"help": "expectile of the value regression, in (0, 1)"})
     inverse_temperature: float = field(default=2.0, metadata={"help": "sharpness of the advantage weights"})
+    aggressiveness: float = field(
+        default=200.0,
+        metadata={"help": "at inference: log-odds of an advantage of one reference revenue per period (0: policy alone)"},
+    )
     assumed_cost_share: float | None = field(
         default=None, metadata={"help": "unit cost / reference price where the log has no cost"}
     )

@@ -1,0 +1,248 @@
+"""Adapts a base to one category from a few logged weeks: demand first, then values and policy, in one LoRA adapter."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import nn
+
+from pricing_fm import names
+from pricing_fm.errors import PanelError
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.models.outputs import DemandOutput
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import Panel, SeriesStore, build_store
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.collate import PretrainBatchSource, TaskMix
+from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
+from pricing_fm.training.validation import time_forward_batches
+
+DECISION_HEAD = "decision_head"
+# Few weeks of one category: nothing is hidden but a little of the future, so that the adapter does not lean on it.
+ADAPTATION_TASKS = TaskMix(
+    hide_future=0.0, hide_promotions=0.05, hide_price=0.05, hide_patches=0.0, drop_channel=0.05, drop_category=0.05
+)
+
+
+@dataclass(frozen=True)
+class AdaptArguments:
+    """How a category is adapted.
+
+    Args:
+        weeks (`int`, *optional*): Everything visible of the category is its last `weeks` x 7 days; None = all of it.
+        support_end (`str`, *optional*): Visible periods start before this date; default: up to the last period.
+        objective (`str`): `forecast` adapts demand, `policy` the decision heads, `both` one after the other.
+        demand_steps, policy_steps (`int`): Most optimizer steps of each.
+        prediction_length (`int`): Future steps of a demand window, cut to what the weeks allow.
+        batch_size (`int`): Windows per step.
+        holdout_share (`float`): Last share of the visible weeks that decides how many demand steps are taken.
+    """
+
+    weeks: int | None = field(default=None, metadata={"help": "visible history in weeks of 7 days; default: all"})
+    support_end: str | None = field(default=None, metadata={"help": "only periods that start before this date are seen"})
+    objective: Literal["both", "forecast", "policy"] = field(
+        default="both", metadata={"help": "forecast (demand side), policy (decision side) or both"}
+    )
+    demand_steps: int = field(default=120, metadata={"help": "most steps of the demand side"})
+    policy_steps: int = field(default=120, metadata={"help": "steps of the decision side"})
+    prediction_length: int = field(default=8, metadata={"help": "future steps of a demand window"})
+    batch_size: int = field(default=64, metadata={"help": "windows per step"})
+    holdout_share: float = field(default=0.25, metadata={"help": "last share of weeks that decides when to stop"})
+
+    def __post_init__(self) -> None:
+        if self.weeks is not None and self.weeks < 0:
+            raise ValueError(f"--weeks must be 0 or more, found {self.weeks}")
+        if self.objective not in ("both", "forecast", "policy"):
+            raise ValueError(f"--objective must be both, forecast or policy, found {self.objective!r}")
+        if min(self.demand_steps, self.policy_steps, self.prediction_length, self.batch_size) < 1:
+            raise ValueError("--demand_steps, --policy_steps, --prediction_length and --batch_size must be at least 1")
+        if not 0 < self.holdout_share < 1:
+            raise ValueError(f"--holdout_share must be in (0, 1), found {self.holdout_share}")
+
+
+@dataclass(frozen=True)
+class AdaptationResult:
+    """What an adaptation came to; losses are None where that side was not trained.
+
+    Args:
+        demand_steps (`int`): Steps that the holdout chose; 0 = the base was better than any adapter.
+        zero_shot_loss, adapted_loss (`float` or None): Demand loss on the holdout before and after.
+        policy_loss (`float` or None): Last logged loss of the decision side.
+        seconds (`float`): Of all training.
+        trained_parameters (`int`): Numbers in the adapter.
+    """
+
+    demand_steps: int
+    zero_shot_loss: float | None
+    adapted_loss: float | None
+    policy_loss: float | None
+    seconds: float
+    trained_parameters: int
+
+
+def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Panel:
+    """The category's items in the visible weeks; `all` keeps every category.
+
+    Raises:
+        PanelError: If nothing is visible.
+    """
+    chosen = panel if category == "all" else panel.select_category(category)
+    end = (
+        chosen.frequency.step(chosen.last_observed, 1)
+        if arguments.support_end is None
+        else pd.Timestamp(arguments.support_end)
+    )
+    chosen = chosen.before(end)
+    if arguments.weeks is not None:
+        start = end - pd.Timedelta(days=7 * arguments.weeks)
+        chosen = replace(chosen, frame=chosen.frame[chosen.frame[names.TIMESTAMP] >= start].reset_index(drop=True))
+    if chosen.frame.empty and arguments.weeks != 0:
+        raise PanelError(f"category {category!r} has no period in the {arguments.weeks} weeks before {end}")
+    return chosen
+
+
+class DemandLearner(nn.Module):
+    """The demand loss alone, on the network inside an adapter.
+
+    Args:
+        network (`nn.Module`): What the optimizer sees.
+        model (`PricingFMForPolicy`): The same network without any wrapper.
+    """
+
+    def __init__(self, network: nn.Module, model: PricingFMForPolicy):
+        super().__init__()
+        self.network = network
+        self._model = (model,)  # in a tuple: the same parameters must not be registered twice
+
+    def forward(self, **batch: torch.Tensor) -> DemandOutput:
+        """Mean demand loss of the batch."""
+        model = self._model[0]
+        loss, parts = model.demand_loss(model.encode(batch), batch)
+        return DemandOutput(loss=loss.mean(), loss_terms=parts)
+
+
+def adapt(
+    network: nn.Module,
+    model: PricingFMForPolicy,
+    processor: PricingFMProcessor,
+    panel: Panel,
+    arguments: AdaptArguments,
+    optim: OptimArguments,
+    loop: LoopArguments,
+    output: OutputArguments,
+    policy: PolicyArguments,
+    rewards: RewardWeights,
+) -> AdaptationResult:
+    """Trains the adapter in `network` in place.
+
+    The demand side learns on all visible weeks but the last share, which decides how many steps are right (none, if the
+    base predicts it better), and is then trained again that long on all of them. The decision side follows: its
+    targets are built on the adapted demand.
+
+    Args:
+        network (`nn.Module`): Base with the adapter in place; only the adapter has `requires_grad`.
+        model (`PricingFMForPolicy`): The same network, unwrapped.
+        processor (`PricingFMProcessor`): Belongs to the base.
+        panel (`Panel`): From `visible_panel`.
+        arguments, optim, loop, output: How; `loop.max_steps` is replaced by the side's steps.
+        policy (`PolicyArguments`), rewards (`RewardWeights`): Of the decision side.
+
+    Returns:
+        `AdaptationResult`.
+    """
+    trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    count = sum(parameter.numel() for parameter in trainable.values())
+    periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
+    if periods < 2:
+        return AdaptationResult(0, None, None, None, 0.0, count)
+    sides = _Sides(network, model, processor, panel, arguments, optim, loop, output, trainable, periods)
+    demand = sides.train_demand() if arguments.objective != "policy" else None
+    decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
+    for parameter in trainable.values():
+        parameter.requires_grad_(True)
+    return AdaptationResult(
+        demand_steps=demand[0].best_step if demand else 0,
+        zero_shot_loss=demand[1] if demand else None,
+        adapted_loss=demand[0].best_validation_loss if demand else None,
+        policy_loss=decision.history[-1]["loss"] if decision else None,
+        seconds=(demand[2] if demand else 0.0) + (decision.seconds if decision else 0.0),
+        trained_parameters=count,
+    )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """The two halves of an adaptation share everything but their loss and their parameters."""
+
+    network: nn.Module
+    model: PricingFMForPolicy
+    processor: PricingFMProcessor
+    panel: Panel
+    arguments: AdaptArguments
+    optim: OptimArguments
+    loop: LoopArguments
+    output: OutputArguments
+    trainable: dict[str, nn.Parameter]
+    periods: int
+
+    def _train_only(self, decisions: bool) -> None:
+        for name, parameter in self.trainable.items():
+            parameter.requires_grad_((DECISION_HEAD in name) == decisions)
+
+    def _source(self, store: SeriesStore, history: int, steps_ahead: int, tasks: TaskMix) -> PretrainBatchSource:
+        return PretrainBatchSource(
+            [store],
+            [1.0],
+            self.processor,
+            self.arguments.batch_size,
+            steps_ahead,
+            self.loop.seed,
+            tasks=tasks,
+            minimum_history=history,
+        )
+
+    def train_demand(self) -> tuple[TrainingResult, float, float]:
+        """Chosen run, zero-shot holdout loss, and seconds of both runs."""
+        self._train_only(decisions=False)
+        learner = DemandLearner(self.network, self.model)
+        held = max(1, round(self.arguments.holdout_share * self.periods))
+        history = max(1, min(8, (self.periods - held) // 2))
+        ahead = max(1, min(self.arguments.prediction_length, self.periods - held - history))
+        start = self.panel.frequency.step(self.panel.last_observed, 1 - held)
+        validation = time_forward_batches(
+            build_store(self.panel), start, self.processor, min(held, 8), 512, self.arguments.batch_size, history
+        )
+        begin = {name: parameter.detach().clone() for name, parameter in self.trainable.items()}
+        steps = self.arguments.demand_steps
+        loop = replace(self.loop, max_steps=steps, evaluate_every=max(steps // 8, 1), evaluate_first=True)
+        source = self._source(build_store(self.panel.before(start)), history, ahead, ADAPTATION_TASKS)
+        chosen = train(learner, source, self.optim, loop, self._stage("holdout"), validation)
+        zero_shot = next(row["validation_loss"] for row in chosen.history if "validation_loss" in row)
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(begin[name])
+        seconds = chosen.seconds
+        if chosen.best_step > 0:
+            # The schedule keeps its full length, so that the chosen step means the same learning rates again.
+            source = self._source(build_store(self.panel), history, ahead, ADAPTATION_TASKS)
+            final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
+            seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
+        return chosen, float(zero_shot), seconds
+
+    def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> TrainingResult:
+        """Values, behaviour and policy on all visible weeks."""
+        self._train_only(decisions=True)
+        learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
+        history = max(1, min(8, self.periods // 2))
+        ahead = max(1, min(policy.horizon, self.periods - history)) + 1
+        nothing_hidden = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        source = self._source(build_store(self.panel), history, ahead, nothing_hidden)
+        loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
+        return train(learner, source, self.optim, loop, self._stage("policy"))
+
+    def _stage(self, name: str) -> OutputArguments:
+        """Each stage logs into its own folder; none of them checkpoints: an adaptation takes seconds."""
+        folder = f"{self.output.output_dir}/logs/{name}"
+        return replace(self.output, output_dir=folder, checkpoint_dir=None, checkpoint_every=0, resume=None)

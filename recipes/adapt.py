@@ -1,0 +1,154 @@
+"""Adapt a base to one category: a LoRA adapter that forecasts its demand and prices its items.
+
+Example: python recipes/adapt.py --base outputs/base --panel data/frat/panel.parquet --schema data/frat/schema.yaml \
+    --category "frozen pizza" --weeks 26 --output_dir outputs/frozen-pizza
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from accelerate.utils import set_seed
+
+from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, category_slugs, save_adapter
+from pricing_fm.artifact import write_manifest
+from pricing_fm.cards import CardText, write_card
+from pricing_fm.errors import PanelError
+from pricing_fm.guardrails import load_guardrails
+from pricing_fm.hub import download
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import Panel, load_panel
+from pricing_fm.policy import category_support, load_base, write_ladder
+from pricing_fm.policy.situation import read_situation
+from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.results import DataSource, ResultRow, build_results, write_results
+from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, adapt, visible_panel
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.policy_learning import PolicyArguments
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """What is adapted to what."""
+
+    base: str = field(metadata={"help": "Folder or Hub repository of the base."})
+    panel: str = field(metadata={"help": "Sales log: path or Hub dataset id."})
+    schema: str | None = field(default=None, metadata={"help": "Schema of the panel; none = its columns bear panel names."})
+    category: str = field(default="all", metadata={"help": "Exact value in the data, or all for the whole panel."})
+    guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
+
+
+def main(argv: Sequence[str] | None = None) -> AdaptationResult:
+    kinds = (
+        SourceArguments,
+        AdaptArguments,
+        PolicyArguments,
+        RewardWeights,
+        LoraArguments,
+        OptimArguments,
+        LoopArguments,
+        OutputArguments,
+    )
+    arguments = source, how, policy, rewards, lora, optim, loop, output = read_recipe(kinds, argv, description=__doc__)
+    set_seed(loop.seed)
+    base = download(source.base).folder
+    model, processor, fingerprint = load_base(base)
+    full = load_panel(source.panel, schema=source.schema)
+    category_slugs(full.categories)  # two categories with one slug would overwrite each other's adapters
+    panel = visible_panel(full, source.category, how)
+    policy, rewards = check_costs(panel, policy, rewards)
+    slug = category_slug(source.category)
+    network = add_adapter(model, slug, lora, seed=loop.seed)
+    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards)
+    folder = save_adapter(
+        network,
+        slug,
+        output.output_dir,
+        base,
+        fingerprint,
+        category=None if source.category == "all" else source.category,
+    )
+    save_rest(folder, model, processor, full, panel, arguments, result)
+    return result
+
+
+def check_costs(panel: Panel, policy: PolicyArguments, rewards: RewardWeights) -> tuple[PolicyArguments, RewardWeights]:
+    """Margin needs a cost; without one, and without an assumption, the reward counts revenue and says so."""
+    has_cost = "cost" in panel.frame and panel.frame["cost"].notna().any()
+    if rewards.margin > 0 and not has_cost and policy.assumed_cost_share is None:
+        print("no cost in the panel and no --assumed_cost_share: the policy maximises revenue instead of margin")
+        return policy, replace(rewards, margin=0.0, revenue=rewards.margin)
+    return policy, rewards
+
+
+def save_rest(
+    folder: Path,
+    model: PricingFMForPolicy,
+    processor: PricingFMProcessor,
+    full: Panel,
+    visible: Panel,
+    arguments: Sequence[object],
+    result: AdaptationResult,
+) -> None:
+    """Everything of the artifact beside the PEFT files: processor, ladder, rules, recipe, results, seal and card."""
+    source, how, policy, rewards, _, _, loop, _ = arguments
+    processor.save_pretrained(folder)
+    write_support(folder, visible, processor, source.category, how, policy, rewards)
+    (folder / "guardrails.json").write_text(json.dumps(load_guardrails(source.guardrails).as_dict(), indent=1) + "\n")
+    save_recipe(folder, arguments)
+    rows = measured_rows(result, source.category, full.name, how.weeks, loop.seed)
+    write_results(folder, build_results("adapt", [DataSource(full.name, full.fingerprint())], rows))
+    write_manifest(folder, "adapter", json.loads((folder / "adapter_config.json").read_text())["auto_mapping"]["base_fingerprint"])
+    write_card(folder, CardText(title=folder.name))
+    chosen = f"{result.demand_steps} of {how.demand_steps} demand steps" if result.zero_shot_loss else "no demand steps"
+    print(f"{folder}: {chosen}, {result.trained_parameters:,} parameters, {result.seconds:.1f} s")
+
+
+def write_support(
+    folder: Path,
+    visible: Panel,
+    processor: PricingFMProcessor,
+    category: str,
+    how: AdaptArguments,
+    policy: PolicyArguments,
+    rewards: RewardWeights,
+) -> None:
+    """The rungs that the visible weeks have tried."""
+    if not len(visible.frame):
+        raise PanelError(f"no visible weeks of {category!r}: there is nothing to adapt to; use the base without an adapter")
+    situation = read_situation(visible, processor.context_length, 1)
+    windows = situation.windows
+    support = category_support(
+        windows,
+        processor.reference_prices(windows.past, windows.future),
+        processor,
+        None if category == "all" else category,
+    )
+    write_ladder(folder, support, how.objective != "forecast", rewards, policy.discount, policy.aggressiveness)
+
+
+def measured_rows(result: AdaptationResult, category: str, panel: str, weeks: int | None, seed: int) -> list[ResultRow]:
+    """Holdout losses before and after, and what the adaptation took."""
+    rows = []
+    for model, value in (("base", result.zero_shot_loss), ("adapter", result.adapted_loss)):
+        if value is not None:
+            rows.append(
+                ResultRow(
+                    "demand_loss",
+                    float(value),
+                    model,
+                    panel,
+                    split="validation",
+                    category=category,
+                    k=weeks,
+                    seed=seed,
+                    train_s=result.seconds,
+                )
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
