@@ -1,5 +1,6 @@
 """Simulated markets with known truth: logged data sets, exact oracles and Gymnasium environments."""
 
+from pricing_fm.markets import oracles
 from pricing_fm.markets.batch import RetailBatch, RetailTruth, RetailView, make
 from pricing_fm.markets.continuation import (
     FutureOutcome,
@@ -31,6 +32,7 @@ __all__ = [
     "compute_oracle",
     "compute_outcome",
     "make",
+    "oracles",
     "register_environments",
     "simulate_log",
 ]

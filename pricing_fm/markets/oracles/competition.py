@@ -1,0 +1,338 @@
+"""Several products: joint prices of one seller, Nash prices of rivals, and second-best prices of a utility."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+from scipy.optimize import brentq
+
+from pricing_fm.markets.oracles.checks import check_matrix, check_number, check_numbers
+
+_ROOT_SCAN = 2_001  # points of the scan for stationary markups of a nest
+
+
+def assortment_prices(
+    utilities: Sequence[float],
+    price_sensitivities: Sequence[float],
+    costs: Sequence[float],
+    nests: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Joint prices of an assortment under multinomial or nested logit demand with outside utility 0.
+
+    At the optimum the markup of product i in nest n is dissimilarity / sensitivity_i plus a number common to the nest,
+    and that number is tied to the profit R; R is the root of R = sum over nests of the best A_n**dissimilarity x
+    (mean markup - R), which falls in R.
+
+    Args:
+        utilities: u_i; the utility at price p is u_i - b_i p.
+        price_sensitivities: b_i, > 0.
+        costs: Unit costs, >= 0.
+        nests: Each {"products": positions, "dissimilarity": in (0, 1]}, together holding every product once; None =
+            multinomial logit.
+
+    Returns:
+        prices, shares (of all customers), profit (per customer).
+
+    Raises:
+        ValueError: If lengths differ, a number is out of bounds or the nests are no partition.
+
+    References:
+        Gallego and Wang 2014, Operations Research 62(2).
+    """
+    u = check_numbers("utilities", utilities)
+    b = check_numbers("price_sensitivities", price_sensitivities, above=0, length=len(u))
+    c = check_numbers("costs", costs, least=0, length=len(u))
+    groups = _check_nests(nests, len(u))
+
+    def log_gain(log_profit: float) -> float:
+        """Log of the best total attraction-weighted excess markup, minus log profit: falls in the profit."""
+        best = [_best_nest(u[g], b[g], c[g], mu, math.exp(log_profit)).log_gain for g, mu in groups]
+        return float(special.logsumexp(best)) - log_profit
+
+    low, high = -1.0, 1.0
+    while log_gain(high) > 0:
+        high += 1.0
+    while log_gain(low) < 0:
+        low *= 2.0
+    profit = math.exp(brentq(log_gain, low, high, xtol=1e-15, rtol=1e-15))
+
+    prices, log_weights = np.empty(len(u)), np.empty(len(u))
+    for group, mu in groups:
+        nest = _best_nest(u[group], b[group], c[group], mu, profit)
+        prices[group] = nest.prices
+        log_weights[group] = mu * nest.log_attraction + nest.log_shares
+    shares = np.exp(log_weights - special.logsumexp(np.append(log_weights, 0.0)))
+    return {
+        "prices": prices.tolist(),
+        "shares": shares.tolist(),
+        "profit": float(((prices - c) * shares).sum()),
+    }
+
+
+def linear_system_prices(
+    intercepts: Sequence[float], slopes: Sequence[Sequence[float]], costs: Sequence[float]
+) -> dict[str, Any]:
+    """Joint and Nash prices under linear demand d = a - B p.
+
+    Args:
+        intercepts: a, demand at price zero.
+        slopes: B; the diagonal is positive, substitutes have negative entries off it.
+        costs: Unit costs, >= 0.
+
+    Returns:
+        joint_prices, joint_profit; nash_prices and nash_profits of firms that own one product each.
+
+    Raises:
+        ValueError: If sizes differ, the joint profit has no maximum (B + B' not positive definite), or an equilibrium
+            would need negative demand, where linear demand says nothing.
+    """
+    a = check_numbers("intercepts", intercepts)
+    matrix = check_matrix("slopes", slopes, len(a), len(a))
+    c = check_numbers("costs", costs, least=0, length=len(a))
+    symmetric = matrix + matrix.T
+    if np.linalg.eigvalsh(symmetric).min() <= 0:
+        raise ValueError(
+            f"slopes is {matrix.tolist()}; own slopes must outweigh cross slopes (slopes plus its transpose positive"
+            " definite), else profit has no maximum"
+        )
+    joint = np.linalg.solve(symmetric, a + matrix.T @ c)
+    own = np.diag(np.diag(matrix))
+    nash = np.linalg.solve(matrix + own, a + own @ c)
+    for who, prices in (("joint", joint), ("Nash", nash)):
+        demand = a - matrix @ prices
+        if demand.min() < -1e-9 * np.abs(a).max():
+            product = int(demand.argmin())
+            raise ValueError(
+                f"costs[{product}] is {c[product]:g}; at the {who} prices the demand of product {product} would be"
+                f" {demand[product]:.6g}, but must be at least 0. Leave the product out"
+            )
+    return {
+        "joint_prices": joint.tolist(),
+        "joint_profit": float((joint - c) @ (a - matrix @ joint)),
+        "nash_prices": nash.tolist(),
+        "nash_profits": ((nash - c) * (a - matrix @ nash)).tolist(),
+    }
+
+
+def logit_duopoly_prices(
+    qualities: Sequence[float], costs: Sequence[float], differentiation: float
+) -> dict[str, list[float]]:
+    """Nash and collusive prices of single-product firms, share_i ~ exp((quality_i - price_i) / differentiation).
+
+    The outside option has weight 1. The index of profit gain of other prices is (average profit - Nash) / (collusive -
+    Nash), each an average over the firms.
+
+    Args:
+        qualities: One per firm, two or more firms.
+        costs: Unit costs, >= 0.
+        differentiation: Scale of the taste shocks, > 0.
+
+    Returns:
+        nash_prices, nash_profits, collusive_prices, collusive_profits (joint profit maximised), per customer.
+
+    Raises:
+        ValueError: If there are fewer than two firms, lengths differ or a number is out of bounds.
+
+    References:
+        Anderson, de Palma and Thisse 1992; Calvano et al. 2020, American Economic Review 110(10).
+    """
+    a = check_numbers("qualities", qualities)
+    if len(a) < 2:
+        raise ValueError(f"qualities has {len(a)} entries; it must have at least 2")
+    c = check_numbers("costs", costs, least=0, length=len(a))
+    mu = check_number("differentiation", differentiation, above=0)
+    values = (a - c) / mu
+
+    def excess(log_total: float) -> float:
+        """Shares of all firms and the outside option, minus one, when the weights sum to exp(log_total)."""
+        odds = [_log_odds_of_best_reply(float(v) - log_total) for v in values]
+        return float(special.expit(odds).sum()) + math.exp(-log_total) - 1.0
+
+    high = 1.0
+    while excess(high) > 0:
+        high *= 2.0
+    log_total = brentq(excess, 0.0, high, xtol=1e-15, rtol=1e-15)
+    log_odds = np.array([_log_odds_of_best_reply(float(v) - log_total) for v in values])
+    # First-order condition: markup = differentiation / (1 - share) = differentiation x (1 + odds).
+    markup = mu * (1.0 + np.exp(log_odds))
+    together = assortment_prices((a / mu).tolist(), [1.0 / mu] * len(a), c.tolist())
+    collusive = np.array(together["prices"])
+    return {
+        "nash_prices": (c + markup).tolist(),
+        "nash_profits": (markup * special.expit(log_odds)).tolist(),
+        "collusive_prices": collusive.tolist(),
+        "collusive_profits": ((collusive - c) * np.array(together["shares"])).tolist(),
+    }
+
+
+def ramsey_prices(
+    elasticities: Sequence[float], scales: Sequence[float], costs: Sequence[float], required_surplus: float
+) -> dict[str, Any]:
+    """Prices that do least harm while earning a required surplus: (p - c) / p = t / elasticity.
+
+    Args:
+        elasticities: e_i of demand k_i p ** -e_i, > 0.
+        scales: k_i, > 0.
+        costs: Unit costs, > 0.
+        required_surplus: Sum of (p - c) x demand to be earned, >= 0.
+
+    Returns:
+        prices, ramsey_number (t; 0 = marginal cost, 1 = monopoly).
+
+    Raises:
+        ValueError: If lengths differ, a number is out of bounds or the surplus cannot be earned.
+
+    References:
+        Ramsey 1927, Economic Journal 37(145); Boiteux 1956.
+    """
+    e = check_numbers("elasticities", elasticities, above=0)
+    k = check_numbers("scales", scales, above=0, length=len(e))
+    c = check_numbers("costs", costs, above=0, length=len(e))
+    required = check_number("required_surplus", required_surplus, least=0)
+    # Above t = 1 prices exceed the monopoly's; inelastic goods reach any surplus before t reaches their elasticity.
+    top = min(1.0, float(e.min()))
+    at_top = e > top
+
+    def surplus(t: float) -> float:
+        prices = c / (1.0 - t / e)
+        return float(((prices - c) * k * prices**-e).sum())
+
+    # At the top, goods with e = t have an infinite price: surplus k if e is 1, without limit if e is below 1.
+    if top < 1.0:
+        most = math.inf
+    else:
+        prices = c[at_top] / (1.0 - 1.0 / e[at_top])
+        most = float(((prices - c[at_top]) * k[at_top] * prices ** -e[at_top]).sum() + k[~at_top].sum())
+    attained = bool(at_top.all())
+    if required > most * (1 + 1e-12) or (required >= most and not attained):
+        raise ValueError(f"required_surplus is {required}; at most {most:.6g} can be earned, by monopoly prices")
+    if required == 0:
+        return {"prices": c.tolist(), "ramsey_number": 0.0}
+    if attained and surplus(top) <= required:
+        number = top
+    else:
+        high = top if attained else _approach(surplus, top, required)
+        number = float(brentq(lambda t: surplus(t) - required, 0.0, high, xtol=1e-16, rtol=1e-15))
+    return {"prices": (c / (1.0 - number / e)).tolist(), "ramsey_number": number}
+
+
+def peak_load_prices(
+    peak_intercept: float, off_peak_intercept: float, variable_cost: float, capacity_cost: float
+) -> dict[str, list[float]]:
+    """Welfare-optimal prices of two equally long periods that share a capacity, demands intercept - price.
+
+    Peak users pay for the capacity; where that would make the off-peak load the larger one (the shifting peak), both
+    periods fill the capacity and share its cost.
+
+    Args:
+        peak_intercept: Demand of the peak period at price zero, >= 0.
+        off_peak_intercept: The same for the other period, at most the peak intercept.
+        variable_cost: Cost of a unit in either period, >= 0.
+        capacity_cost: Cost of a unit of capacity, >= 0.
+
+    Returns:
+        prices and loads, peak first. Where nobody pays the cost of capacity the load is 0.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+
+    References:
+        Steiner 1957, Quarterly Journal of Economics 71(4).
+    """
+    peak = check_number("peak_intercept", peak_intercept, least=0)
+    off = check_number("off_peak_intercept", off_peak_intercept, least=0, most=peak)
+    variable = check_number("variable_cost", variable_cost, least=0)
+    capacity = check_number("capacity_cost", capacity_cost, least=0)
+    off_load = max(off - variable, 0.0)
+    firm = peak - variable - capacity
+    if firm >= off_load or off_load == 0.0:
+        return {"prices": [variable + capacity, variable], "loads": [max(firm, 0.0), off_load]}
+    load = (peak + off - 2.0 * variable - capacity) / 2.0
+    if load <= 0.0:
+        # Not even both together pay for a unit: at these prices nobody buys.
+        return {"prices": [peak, off], "loads": [0.0, 0.0]}
+    return {"prices": [peak - load, off - load], "loads": [load, load]}
+
+
+@dataclass(frozen=True)
+class _Nest:
+    """Best prices of a nest given the profit of the whole assortment."""
+
+    prices: np.ndarray
+    log_attraction: float
+    log_shares: np.ndarray  # within the nest
+    log_gain: float  # log of attraction ** dissimilarity x (mean markup - profit)
+
+
+def _best_nest(u: np.ndarray, b: np.ndarray, c: np.ndarray, mu: float, profit: float) -> _Nest:
+    """Markups mu / b_i + theta; theta solves theta = profit + (1 - mu) x share-weighted mean of 1 / b."""
+
+    def evaluate(theta: float) -> _Nest:
+        prices = c + mu / b + theta
+        scores = (u - b * prices) / mu
+        log_attraction = float(special.logsumexp(scores))
+        log_shares = scores - log_attraction
+        inverse = float((np.exp(log_shares) / b).sum())
+        # Mean markup - profit = mu x inverse + theta - profit.
+        return _Nest(prices, log_attraction, log_shares, mu * log_attraction + math.log(mu * inverse + theta - profit))
+
+    low, high = profit + (1.0 - mu) / b.max(), profit + (1.0 - mu) / b.min()
+    if high - low <= 1e-14 * max(abs(high), 1.0):
+        return evaluate(low)
+
+    def residual(theta: np.ndarray | float) -> np.ndarray:
+        scores = (u - b * (c + mu / b + np.expand_dims(theta, -1))) / mu
+        weights = special.softmax(scores, axis=-1)
+        return theta - profit - (1.0 - mu) * (weights / b).sum(axis=-1)
+
+    # With very different sensitivities and a small dissimilarity there are several stationary points: take the best.
+    grid = np.linspace(low, high, _ROOT_SCAN)
+    signs = residual(grid)
+    places = np.flatnonzero((signs[:-1] <= 0) & (signs[1:] > 0) | (signs[:-1] > 0) & (signs[1:] <= 0))
+    roots = [brentq(lambda t: float(residual(t)), grid[i], grid[i + 1], xtol=1e-15, rtol=1e-15) for i in places]
+    return max((evaluate(float(root)) for root in roots), key=lambda nest: nest.log_gain)
+
+
+def _check_nests(nests: Sequence[Mapping[str, Any]] | None, num_products: int) -> list[tuple[np.ndarray, float]]:
+    """Positions and dissimilarity of every nest."""
+    if nests is None:
+        return [(np.arange(num_products), 1.0)]
+    if not isinstance(nests, Sequence) or len(nests) == 0:
+        raise ValueError(f"nests is {nests!r}; it must be a list of at least one nest, or None")
+    groups: list[tuple[np.ndarray, float]] = []
+    for i, nest in enumerate(nests):
+        if not isinstance(nest, Mapping) or set(nest) != {"products", "dissimilarity"}:
+            raise ValueError(f"nests[{i}] is {nest!r}; it must hold 'products' and 'dissimilarity'")
+        positions = check_numbers(f"nests[{i}]['products']", nest["products"], least=0, most=num_products - 1)
+        mu = check_number(f"nests[{i}]['dissimilarity']", nest["dissimilarity"], above=0, most=1)
+        groups.append((positions.astype(int), mu))
+    held = sorted(int(p) for group, _ in groups for p in group)
+    if held != list(range(num_products)):
+        raise ValueError(f"nests hold the products {held}; together they must hold 0 to {num_products - 1} once each")
+    return groups
+
+
+def _log_odds_of_best_reply(value: float) -> float:
+    """Log odds z of the share s with log s + 1 / (1 - s) = value, the first-order condition of a logit firm."""
+
+    def excess(z: float) -> float:
+        """Grows from 0 with z."""
+        return math.exp(z) - math.log1p(math.exp(z))
+
+    # log s = z - log(1 + exp(z)) and 1 / (1 - s) = 1 + exp(z), so the condition reads z + 1 + excess(z) = value.
+    high = math.log(value) if value > 1.0 else value - 1.0
+    low = -5.0 if value > 1.0 else value - 1.0 - excess(high)
+    return float(brentq(lambda z: z + 1.0 + excess(z) - value, low - 1e-3, high + 1e-3, xtol=1e-15, rtol=1e-15))
+
+
+def _approach(surplus: Any, top: float, required: float) -> float:
+    """A point below `top` whose surplus exceeds what is required."""
+    gap = 0.5 * top
+    while surplus(top - gap) < required:
+        gap *= 0.5
+    return top - gap

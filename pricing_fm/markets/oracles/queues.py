@@ -1,0 +1,212 @@
+"""Prices of service systems: blocked calls, observable queues, priorities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from pricing_fm.markets.oracles.checks import check_integer, check_number, check_numbers
+
+_POLICY_ROUNDS = 200  # policy iteration converges in about ten
+
+
+def loss_system_prices(servers: int, arrival_scale: float, max_price: float, service_rate: float) -> dict[str, Any]:
+    """Prices of a service without waiting room: customers who find all servers busy are lost.
+
+    Arrivals are Poisson with rate arrival_scale x (1 - p / max_price), service is exponential.
+
+    Args:
+        servers: Whole, >= 1.
+        arrival_scale: Arrival rate at price zero, > 0.
+        max_price: Price at which nobody comes, > 0.
+        service_rate: Of one server, > 0.
+
+    Returns:
+        blocking (Erlang's B at half the arrival scale, that is at half the maximal price), static_price and
+        static_revenue (best single price, revenue per time), dynamic_prices (optimal by servers busy, 0..servers - 1)
+        and dynamic_revenue (their long-run average).
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+
+    References:
+        Paschalidis and Tsitsiklis 2000, IEEE/ACM Transactions on Networking 8(2).
+    """
+    c = check_integer("servers", servers, least=1)
+    scale = check_number("arrival_scale", arrival_scale, above=0)
+    top = check_number("max_price", max_price, above=0)
+    mu = check_number("service_rate", service_rate, above=0)
+
+    def slope(share: float) -> float:
+        """Derivative of log revenue in the share of the arrival scale that comes in; falls in the share."""
+        load = share * scale / mu
+        blocked = _erlang_b(c, load)
+        # dB/da = B (c / a - 1 + B)
+        lost = blocked * (c / load - 1.0 + blocked) / (1.0 - blocked)
+        return 1.0 / share - 1.0 / (1.0 - share) - lost * scale / mu
+
+    # Light traffic is never blocked, so the slope is positive at the lower end; without blocking half comes in.
+    light = 1e-6 / (1.0 + scale / mu)
+    share = float(brentq(slope, light, 0.5, xtol=1e-16, rtol=1e-15)) if slope(0.5) < 0 else 0.5
+    static_price = top * (1.0 - share)
+    dynamic_revenue, worth = _solve_loss_system(c, scale, top, mu)
+    return {
+        "blocking": _erlang_b(c, scale / (2.0 * mu)),
+        "static_price": static_price,
+        "static_revenue": static_price * share * scale * (1.0 - _erlang_b(c, share * scale / mu)),
+        "dynamic_prices": ((top + worth) / 2.0).tolist(),
+        "dynamic_revenue": dynamic_revenue,
+    }
+
+
+def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting_cost: float) -> dict[str, float]:
+    """Naor's observable queue: who joins by himself, who should, and whom a monopolist lets in.
+
+    With threshold n at most n customers are in the system. Joining as the n-th costs waiting_cost x n / service_rate.
+
+    Args:
+        arrival_rate: >= 0; it may exceed the service rate.
+        service_rate: > 0.
+        reward: Value of the service to a customer, >= 0.
+        waiting_cost: Per customer and time in the system, > 0.
+
+    Returns:
+        individual_threshold, social_threshold, social_welfare (per time), social_toll (the highest that makes customers
+        keep to the social threshold), monopoly_threshold, monopoly_toll, monopoly_revenue. Of equally good thresholds
+        the smallest; with threshold 0 the toll is the whole reward.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+
+    References:
+        Naor 1969, Econometrica 37(1).
+    """
+    arrivals = check_number("arrival_rate", arrival_rate, least=0)
+    mu = check_number("service_rate", service_rate, above=0)
+    reward = check_number("reward", reward, least=0)
+    waiting = check_number("waiting_cost", waiting_cost, above=0)
+    # The relative 1e-12 lets customers who are indifferent in exact arithmetic join.
+    individual = math.floor(reward * mu / waiting * (1.0 + 1e-12))
+    n = np.arange(individual + 1)
+    full, length = _finite_queue(arrivals / mu, individual)
+    served = arrivals * (1.0 - full)
+    welfare = reward * served - waiting * length
+    tolls = reward - waiting * n / mu
+    revenue = served * np.maximum(tolls, 0.0)
+    social, monopoly = _first_best(welfare), _first_best(revenue)
+    return {
+        "individual_threshold": individual,
+        "social_threshold": social,
+        "social_welfare": float(welfare[social]),
+        "social_toll": float(tolls[social]),
+        "monopoly_threshold": monopoly,
+        "monopoly_toll": float(tolls[monopoly]),
+        "monopoly_revenue": float(revenue[monopoly]),
+    }
+
+
+def priority_waits(
+    arrival_rates: Sequence[float], service_rate: float, waiting_costs: Sequence[float]
+) -> dict[str, Any]:
+    """Waits in a single-server queue with non-preemptive priorities, dearest waiting cost first.
+
+    All classes are served at one exponential rate, so the c-mu order is the order of waiting costs; equal costs keep
+    the order given.
+
+    Args:
+        arrival_rates: One per class, >= 0, together below the service rate.
+        service_rate: > 0.
+        waiting_costs: Per customer and time in the queue, one per class, >= 0.
+
+    Returns:
+        waits (mean time in the queue per class, in the order given), cost (per time), first_come_cost.
+
+    Raises:
+        ValueError: If lengths differ, a number is out of bounds or the queue is unstable.
+
+    References:
+        Cobham 1954, Operations Research 2(1).
+    """
+    rates = check_numbers("arrival_rates", arrival_rates, least=0)
+    mu = check_number("service_rate", service_rate, above=0)
+    costs = check_numbers("waiting_costs", waiting_costs, least=0, length=len(rates))
+    load = float(rates.sum()) / mu
+    if load >= 1.0:
+        raise ValueError(
+            f"arrival_rates sum to {rates.sum():g}; the queue is unstable unless they stay below service_rate {mu:g}"
+        )
+    order = np.argsort(-costs, kind="stable")
+    up_to = np.cumsum(rates[order]) / mu
+    before = np.concatenate([[0.0], up_to[:-1]])
+    waits = np.empty(len(rates))
+    waits[order] = load / mu / ((1.0 - before) * (1.0 - up_to))
+    first_come = load / mu / (1.0 - load)
+    return {
+        "waits": waits.tolist(),
+        "cost": float((costs * rates * waits).sum()),
+        "first_come_cost": float((costs * rates).sum() * first_come),
+    }
+
+
+def _erlang_b(servers: int, load: float) -> float:
+    """Erlang's loss formula by its stable recursion on the inverse."""
+    inverse = 1.0
+    for k in range(1, servers + 1):
+        inverse = 1.0 + inverse * k / load
+        if math.isinf(inverse):
+            return 0.0
+    return 1.0 / inverse
+
+
+def _solve_loss_system(servers: int, scale: float, top: float, mu: float) -> tuple[float, np.ndarray]:
+    """Policy iteration for the average reward; returns the revenue per time and what a free server is worth by state.
+
+    With worth D of a free server the price is (top + D) / 2, so the arrival rate is scale (1 - D / top) / 2.
+    """
+    states = np.arange(servers + 1)
+    worth = np.zeros(servers)
+    revenue = -math.inf
+    for _ in range(_POLICY_ROUNDS):
+        arrivals = np.append(scale * (1.0 - worth / top) / 2.0, 0.0)
+        prices = np.append((top + worth) / 2.0, top)
+        # Unknowns: revenue per time, then the relative values of states 1..servers (state 0 has value 0).
+        system = np.zeros((servers + 1, servers + 1))
+        system[:, 0] = 1.0
+        for n in states:
+            leaving = n * mu
+            if n > 0:
+                system[n, n] += arrivals[n] + leaving
+            if n > 1:
+                system[n, n - 1] -= leaving
+            if n < servers:
+                system[n, n + 1] -= arrivals[n]
+        solution = np.linalg.solve(system, arrivals * prices)
+        if solution[0] <= revenue * (1.0 + 1e-15):
+            break
+        revenue = float(solution[0])
+        values = np.concatenate([[0.0], solution[1:]])
+        worth = np.clip(values[:-1] - values[1:], 0.0, top)
+    return revenue, worth
+
+
+def _finite_queue(load: float, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chance to find the system full, and mean number in it, for every threshold 0..most."""
+    n = np.arange(most + 1)
+    if load <= 1.0:
+        weights = load ** n.astype(float)
+        total = np.cumsum(weights)
+        return weights / total, np.cumsum(n * weights) / total
+    # Counting free places instead of customers keeps the powers below one.
+    weights = (1.0 / load) ** n.astype(float)
+    total = np.cumsum(weights)
+    return 1.0 / total, n - np.cumsum(n * weights) / total
+
+
+def _first_best(values: np.ndarray) -> int:
+    """First position within rounding of the maximum."""
+    top = float(values.max())
+    return int(np.flatnonzero(values >= top - 1e-12 * max(abs(top), 1e-300))[0])
