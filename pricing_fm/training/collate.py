@@ -8,8 +8,7 @@ import torch
 
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX, CHANNELS, KNOWN_SLOTS, PROMOTION_SLOTS, UNITS
-from pricing_fm.panel.store import SeriesStore
-from pricing_fm.panel.windows import RawWindows, WindowSampler
+from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler
 
 # Past channels that a source may lack; dropping them at random teaches the network to do without.
 OPTIONAL_CHANNELS = ("list_price", "competitor_price", "cost", "inventory", "traffic")
