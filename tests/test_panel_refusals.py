@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pricing_fm.errors import PanelError, PanelWarning
 from pricing_fm.panel.load import load_panel
@@ -339,3 +341,39 @@ def test_traffic_that_tracks_units_draws_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_panel(frame.assign(traffic=[90.0, 50.0, 70.0, 80.0, 95.0, 60.0, 55.0, 85.0]), today=TODAY)
+
+
+CELLS = {
+    "item_id": st.sampled_from(["a", "b", "a|b", 1, 2.0, "", None]),
+    "timestamp": st.sampled_from(
+        [
+            "2024-01-01",
+            "2024-01-08",
+            "2024-01-15T00:00Z",
+            "soon",
+            dt.date(2024, 1, 22),
+            pd.Timestamp("2024-01-29"),
+            None,
+            3,
+        ]
+    ),
+    "units": st.sampled_from([0, 1, 2.5, -1, np.inf, np.nan, None, "x", True]),
+    "price": st.sampled_from([1, 2.5, 0, -1, np.inf, np.nan, None, "x", "2.5", True]),
+    "category": st.sampled_from(["tea", "coffee", None, 3]),
+    "promotion": st.sampled_from([0, 1, True, False, None, 2]),
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(st.fixed_dictionaries(CELLS), max_size=8), absent_rows=st.sampled_from(["missing", "zero"]))
+def test_any_table_becomes_a_panel_or_is_refused(rows: list[dict[str, object]], absent_rows: str) -> None:
+    frame = pd.DataFrame(rows, columns=list(CELLS), dtype=object)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            panel = load_panel(frame, {"absent_rows": absent_rows}, today=TODAY)
+    except PanelError:
+        return
+    assert not panel.frame.duplicated(["item_id", "timestamp"]).any()
+    assert panel.frame["units"].dropna().between(0, 1e9).all()
+    assert (panel.frame["price"].dropna() > 0).all()

@@ -214,5 +214,6 @@ def test_roles_are_part_of_the_fingerprint() -> None:
 
 
 def test_the_table_handed_out_is_a_copy(panel: Panel) -> None:
-    panel.to_pandas()["units"] = 0.0
+    table = panel.to_pandas()
+    table["units"] = 0.0
     assert panel.frame["units"].sum() > 0

@@ -33,7 +33,7 @@ def build_table(source: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     columns = ["InvoiceNo", "StockCode", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID"]
     lines = pd.read_parquet(source / "online_retail.parquet", columns=columns)
     days = lines["InvoiceDate"].dt.normalize()
-    lines["week_start"] = days - pd.to_timedelta(days.dt.dayofweek, unit="D")
+    lines["week_start"] = days - pd.to_timedelta(days.dt.day_of_week, unit="D")
     sold = (lines["Quantity"] > 0) & (lines["UnitPrice"] > 0)
     counts = {
         "source lines": len(lines),

@@ -168,18 +168,22 @@ def _read_query(source: tuple[Any, ...], schema: PanelSchema) -> SourceTable:
     if find_spec("sqlalchemy") is None:
         raise PanelError("reading from SQL needs SQLAlchemy; install it with `pip install 'pricing-fm[sql]'`")
     from sqlalchemy import create_engine, text  # part of the extra 'sql', absent in a plain installation
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     query, url = source
     try:
         engine = create_engine(url)
         with engine.connect() as connection:
-            frame = pd.read_sql_query(text(query), connection)
+            result = connection.execute(text(query))
+            frame = pd.DataFrame(result.fetchall(), columns=list(result.keys()))
         engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
-        # The error may quote the connection URL, and with it a password: only the database's own words are shown.
-        cause = getattr(error, "orig", None) or type(error).__name__
-        raise PanelError(f"the query failed: {cause}. Check the query and the connection URL") from error
+    except DBAPIError as error:
+        raise PanelError(f"the query failed: {error.orig}. Check the query and the connection URL") from error
+    except ImportError as error:
+        raise PanelError(f"the driver of the database is not installed: {error}") from error
+    except SQLAlchemyError as error:
+        # The message may quote the connection URL, and with it a password.
+        raise PanelError(f"the connection URL is not understood ({type(error).__name__}); check its form") from None
     return _project(frame, schema, "query")
 
 
