@@ -1,6 +1,6 @@
 """Honest features for boosted trees: what is known at the origin, and what is planned for the step.
 
-A row is one (item, origin, step): one model answers all steps directly. Lags count from the origin, never from the step.
+A row is one (item, origin, step): one model answers all steps directly. Lags count from the origin, not from the step.
 Units are divided by the item's mean before the origin, so that one model serves fast and slow sellers.
 """
 
@@ -275,11 +275,11 @@ class FeatureBuilder:
         product = self.codes.product
         product_units = _group_means(scaled[:, past], product)
         planned = (np.nan_to_num(self.discount[items, targets]), np.nan_to_num(self.promotions[items, targets]))
+        own = ("own", scaled[:, past], self.discount, self.promotions, items)
+        everywhere = ("product", product_units, self.product_discount, self.product_promotions, product[items])
         found = {}
-        for name, units, discounts, flags, rows in (
-            ("own", scaled[:, past], self.discount[:, past], self.promotions[:, past], items),
-            ("product", product_units, self.product_discount[:, past], self.product_promotions[:, past], product[items]),
-        ):
+        for name, units, all_discounts, all_flags, rows in (own, everywhere):
+            discounts, flags = all_discounts[:, past], all_flags[:, past]
             weights = np.where(np.isnan(units[rows]), 0.0, 0.5 ** (age / self.shape.half_life))
             if self.use_price:
                 apart = np.nan_to_num(discounts[rows]) - planned[0][:, None]

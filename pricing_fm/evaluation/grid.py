@@ -49,8 +49,7 @@ def build_grid(history: Panel, future: pd.DataFrame | None = None) -> PanelGrid:
     numbers = [history.frequency.locate(table[names.TIMESTAMP].to_numpy())[0] for table in tables]
     first, last = min(n.min() for n in numbers), max(n.max() for n in numbers)
     cells = [
-        (pd.Index(item_ids).get_indexer(table[names.ITEM_ID]), number - first)
-        for table, number in zip(tables, numbers)
+        (pd.Index(item_ids).get_indexer(table[names.ITEM_ID]), number - first) for table, number in zip(tables, numbers)
     ]
     shape = (len(item_ids), int(last - first) + 1)
 
@@ -85,8 +84,8 @@ def read_attribute(panel: Panel, column: str) -> np.ndarray:
         column (`str`): Panel column.
 
     Returns:
-        `np.ndarray`, object or float64, shape `(items,)`: Value of each item's first row, in the order of `item_ids`; all
-        None when the panel has no such column.
+        `np.ndarray`, object or float64, shape `(items,)`: Value of each item's first row, in the order of `item_ids`;
+        all None when the panel has no such column.
     """
     if column not in panel.frame:
         return np.full(len(panel.item_ids), None, dtype=object)
