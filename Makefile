@@ -6,7 +6,7 @@ TORCH_ARGS ?=
 WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
-TREES := pricing_fm recipes data benchmarks tests
+TREES := $(wildcard pricing_fm recipes data benchmarks tests)
 # One thread per worker: the workers already fill the cores, and sums do not depend on the number of threads.
 export OMP_NUM_THREADS ?= 1
 

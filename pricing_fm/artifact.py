@@ -29,7 +29,8 @@ ArtifactKind = Literal["base", "adapter"]
 # What a loader may read: safetensors, JSON, YAML, and the network's source for `trust_remote_code`.
 _LOADABLE = {".safetensors", ".json", ".yaml", ".yml", ".py"}
 # What only people read; a page added on the Hub's own website does not break an artifact.
-_READABLE = {".md", ".txt", ".csv", ".jsonl", ".html", ".png", ".svg", ""}
+_READABLE = {".md", ".txt", ".csv", ".jsonl", ".html", ".png", ".svg"}
+_READABLE_NAMES = {"LICENSE", "NOTICE"}
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _artifact_files(folder: Path) -> dict[str, Path]:
             inside = path.relative_to(folder).as_posix()
             if name.startswith(".") or inside in (MANIFEST, CARD):
                 continue
-            if path.suffix not in _LOADABLE | _READABLE:
+            if path.suffix not in _LOADABLE | _READABLE and name not in _READABLE_NAMES:
                 raise ArtifactError(
                     f"{folder}: {inside} does not belong into an artifact: safetensors, JSON and YAML only, nothing "
                     "that is unpickled. Remove it, or keep checkpoints and logs in a folder named with a leading dot"

@@ -90,6 +90,7 @@ def write_card(folder: str | Path, text: CardText, load_from: str | None = None)
         load_from=load_from or text.title,
         manifest=manifest,
         parameters=_count_parameters(folder),
+        has_recipe=(folder / "recipe.yaml").exists(),
         **_measured_facts(results),
         **facts,
     )

@@ -22,23 +22,22 @@ from pricing_fm.errors import ArtifactError
 
 RepoType = Literal["model", "dataset"]
 
-# Nothing that would have to be unpickled is even downloaded.
-_DOWNLOADED = {
-    "model": [
-        "*.safetensors",
-        "*.json",
-        "*.jsonl",
-        "*.yaml",
-        "*.yml",
-        "*.md",
-        "*.txt",
-        "*.py",
-        "*.csv",
-        "*.html",
-        "*.png",
-    ],
-    "dataset": ["*.parquet", "*.csv", "*.json", "*.jsonl", "*.yaml", "*.yml", "*.md", "*.txt"],
-}
+# What an artifact or a dataset may hold (see artifact.py); nothing that would have to be unpickled is even downloaded.
+_TEXTS = [
+    "*.json",
+    "*.jsonl",
+    "*.yaml",
+    "*.yml",
+    "*.md",
+    "*.txt",
+    "*.csv",
+    "*.html",
+    "*.png",
+    "*.svg",
+    "LICENSE",
+    "NOTICE",
+]
+_DOWNLOADED = {"model": ["*.safetensors", "*.py", *_TEXTS], "dataset": ["*.parquet", *_TEXTS]}
 _HIDDEN = [".*", "**/.*", "*/.*", "**/__pycache__/**", "__pycache__/**"]
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

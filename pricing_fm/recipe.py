@@ -37,7 +37,7 @@ def read_recipe(
         argument_types (`Sequence[type]`): Dataclasses; their field names are the keys. Fields may be `str`, `int`,
             `float`, `bool`, `Path`, `Literal`, `list[X]`, `tuple[X, ...]`, each of them `| None`.
         argv (`Sequence[str]`, *optional*): Words of the command line; those of the process by default.
-        description (`str`, *optional*): First lines of `--help`.
+        description (`str`, *optional*): Its first paragraph heads `--help`; the docstring of the recipe will do.
 
     Returns:
         `tuple`: One instance per dataclass, in the given order.
@@ -102,7 +102,7 @@ def save_recipe(path: str | Path, arguments: Sequence[Any]) -> Path:
 def _build_parser(classes: Sequence[type], description: str | None) -> HfArgumentParser:
     parser = HfArgumentParser(
         [_as_argparse_knows_it(kind) for kind in classes],
-        description=description,
+        description=description and description.strip().split("\n\n")[0],
         usage="%(prog)s [--config FILE.yaml] [--key value ...]",
         allow_abbrev=False,  # `--max 5` must not quietly mean --max_steps
     )
@@ -123,7 +123,7 @@ def _as_argparse_knows_it(kind: type) -> type:
         settings: dict[str, Any] = {"default": default, "default_factory": factory, "metadata": metadata}
         shadow = dataclasses.field(**settings, kw_only=True)
         entries.append((field.name, _list_instead_of_tuple(hint), shadow))
-    title = f"{kind.__name__}: {(kind.__doc__ or '').strip().splitlines()[0]}" if kind.__doc__ else kind.__name__
+    title = f"{kind.__name__}: {(kind.__doc__ or '').strip().splitlines()[0].rstrip('.')}"
     return dataclasses.make_dataclass(kind.__name__, entries, namespace={"_argument_group_name": title})
 
 

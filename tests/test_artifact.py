@@ -116,7 +116,9 @@ def test_the_card_dotfiles_and_pages_for_people_may_change(tmp_path: Path) -> No
     verify_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pkl", "weights.npy", "MODEL.PTH"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "model.pkl", "weights.npy", "MODEL.PTH", "events.out.tfevents.1.host.0"]
+)
 def test_a_file_that_would_be_unpickled_is_refused_before_and_after_the_seal(tmp_path: Path, name: str) -> None:
     folder = base_folder(tmp_path / "base")
     (folder / name).write_bytes(b"\x80\x04.")

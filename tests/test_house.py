@@ -10,11 +10,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = sorted(
-    path
-    for tree in ("pricing_fm", "recipes", "data", "benchmarks", "tests")
-    for path in (REPOSITORY / tree).rglob("*.py")
-)
+TREES = ("pricing_fm", "recipes", "data", "benchmarks", "tests")
+SOURCES = sorted(path for tree in TREES for path in (REPOSITORY / tree).rglob("*.py"))
 MOST_LINES_OF_A_FILE = 450
 MOST_LINES_OF_A_FUNCTION = 60
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:tmp|work|root|home)/[a-z]")
@@ -54,20 +51,40 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
     assert not telling, "\n".join(telling)
 
 
+def declared_requirements() -> list[Requirement]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = [entry for extra in project["optional-dependencies"].values() for entry in extra]
+    return [Requirement(entry) for entry in [*project["dependencies"], *extras]]
+
+
+def normalised(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
 def test_the_pinned_versions_lie_inside_the_declared_bounds() -> None:
     """Otherwise an installation with constraints cannot be resolved."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + [
-        entry for extra in project["optional-dependencies"].values() for entry in extra
-    ]
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
-    for entry in declared:
-        requirement = Requirement(entry)
-        name = requirement.name.lower().replace("_", "-")
+    pinned = dict(normalised(line).split("==") for line in lines if line and not line.startswith("#"))
+    for requirement in declared_requirements():
+        name = normalised(requirement.name)
         if name != "pricing-fm":
             assert name in pinned, f"{name} is declared and not pinned"
-            assert requirement.specifier.contains(pinned[name]), f"{entry} does not admit {pinned[name]}"
+            assert requirement.specifier.contains(pinned[name]), f"{requirement} does not admit {pinned[name]}"
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    """Otherwise it works only where something else happens to bring it along."""
+    known = {normalised(requirement.name) for requirement in declared_requirements()}
+    known |= {*TREES, *sys.stdlib_module_names}
+    known |= {"sklearn", "yaml"}  # scikit-learn and pyyaml
+    foreign = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                foreign |= {(alias.name.split(".")[0], path.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                foreign.add((node.module.split(".")[0], path.name))
+    assert not {entry for entry in foreign if entry[0] not in known and normalised(entry[0]) not in known}
 
 
 def test_the_package_imports_without_the_optional_extras() -> None:

@@ -94,6 +94,8 @@ def base_folder(folder: Path) -> tuple[Path, str, PricingFMForPolicy]:
     rows = [ResultRow("wql", 0.25, "pricing_fm", "toy", lower=0.24, upper=0.26)]
     write_results(folder, build_results("pretrain", [DataSource("toy", "sha256:ab")], rows))
     (folder / "recipe.yaml").write_text("seed: 0\n")
+    for name in ("LICENSE", "curve.svg", "recommendations.csv", "report.html", "training.jsonl"):
+        (folder / name).write_text("read by people")
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "state.json").write_text("{}")
     return folder, write_manifest(folder, "base").base_fingerprint, model

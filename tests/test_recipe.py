@@ -12,7 +12,7 @@ from pricing_fm.recipe import read_recipe, resolved_recipe, save_recipe
 
 @dataclass(frozen=True)
 class DataArguments:
-    """What to read."""
+    """What to read:"""
 
     panels: tuple[str, ...] = field(metadata={"help": "Panels to mix, 85 % synthetic."})
     category: str | None = None
@@ -156,16 +156,17 @@ def test_two_dataclasses_may_not_share_a_key() -> None:
 
 def test_help_names_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        read_recipe(KINDS, ["--help"], description="Trains something.")
+        read_recipe(KINDS, ["--help"], description="Trains something.\n\nexample --seed 7")
     printed = capsys.readouterr().out
     assert caught.value.code == 0
+    assert "example" not in printed
     for expected in (
         "Trains something.",
         "--config FILE.yaml",
         "--max_steps",
         "default: 10",
         "85 % synthetic",
-        "What to read.",
+        "What to read:",
     ):
         assert expected in printed
 

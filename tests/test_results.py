@@ -115,6 +115,7 @@ def test_the_card_of_a_base_shows_its_numbers_and_valid_front_matter(tmp_path: P
 def test_the_card_claims_nothing_where_nothing_was_measured(tmp_path: Path) -> None:
     card = write_card(sealed_base(tmp_path / "base", None), CardText("org/nano")).read_text()
     assert "## Measured" not in card
+    assert "recipe.yaml" not in card
     assert "wql" not in card
 
 
