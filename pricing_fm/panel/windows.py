@@ -81,17 +81,13 @@ def read_windows(
     items, origins = np.asarray(item_indices, dtype=np.int64), np.asarray(origins, dtype=np.int64)
     if items.size and (items.min() < 0 or items.max() >= len(store.item_ids) or origins.min() < 0):
         raise PanelError(f"windows ask for an item outside 0..{len(store.item_ids) - 1} or for a negative origin")
-    count, channels = len(items), len(names.CHANNELS)
-    window = np.full((count, context_length + prediction_length, channels), np.nan, dtype=np.float32)
-    starts, lengths = store.offsets[items], store.lengths[items]
-    history = np.full(count, context_length) if history_lengths is None else np.minimum(history_lengths, context_length)
+    starts = store.offsets[items]
+    history = context_length if history_lengths is None else np.minimum(history_lengths, context_length)
     first = np.maximum(origins - history, 0)
-    last = np.maximum(np.minimum(origins + prediction_length, lengths), first)
+    last = np.maximum(np.minimum(origins + prediction_length, store.lengths[items]), first)
     place = first - origins + context_length
-    # One contiguous copy per window is four times faster than gathering rows.
-    blocks = zip(place.tolist(), (starts + first).tolist(), (last - first).tolist(), strict=True)
-    for target, (at, row, size) in zip(window, blocks, strict=True):
-        target[at : at + size] = store.values[row : row + size]
+    window = np.full((len(items), context_length + prediction_length, len(names.CHANNELS)), np.nan, dtype=np.float32)
+    _copy_rows(store.values, window, place, starts + first, last - first)
     steps = np.arange(-context_length, prediction_length) + origins[:, None]
     stamps = store.frequency.step(np.asarray(store.timestamps[starts])[:, None], steps)
     ids = tuple(store.item_ids[item] for item in items.tolist())
@@ -105,6 +101,13 @@ def read_windows(
         item_ids=ids,
         item_keys=np.array([hash_item_id(item_id) for item_id in ids], dtype=np.uint64),
     )
+
+
+def _copy_rows(values: np.ndarray, window: np.ndarray, place: np.ndarray, first: np.ndarray, count: np.ndarray) -> None:
+    # One contiguous copy per window beats gathering single rows.
+    blocks = zip(place.tolist(), first.tolist(), count.tolist(), strict=True)
+    for target, (at, row, size) in zip(window, blocks, strict=True):
+        target[at : at + size] = values[row : row + size]
 
 
 def concatenate_windows(parts: Sequence[RawWindows]) -> RawWindows:
