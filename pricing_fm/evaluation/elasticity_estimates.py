@@ -1,4 +1,4 @@
-"""Log-log price elasticities at their best: item effects, controls, sold-out periods dropped, shrunk within a category."""
+"""Log-log price elasticities at their best: item effects, controls, no sold-out periods, shrunk within a category."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.panel.panel import Panel
 
-# log(units + 1/2) is nearly unbiased for the log of a Poisson mean, and defined at zero sales. Quasi-Poisson regression,
-# which needs no logs, estimated no better in simulated shops: hidden demand shocks weigh more than the noise of counts.
+# log(units + 1/2) is nearly unbiased for the log of a Poisson mean, and defined at zero sales. Quasi-Poisson
+# regression, which needs no logs, earned no more in simulated shops: hidden shocks outweigh the noise of counts.
 HALF_A_UNIT = 0.5
 HARMONICS = 2  # sine and cosine of the year and the half-year
 DAYS_PER_YEAR = 365.25

@@ -174,7 +174,8 @@ def read_price_history(panel: Panel) -> pd.DataFrame:
         panel (`Panel`): Logged panel; carried-over prices and known future rows do not count.
 
     Returns:
-        `pd.DataFrame`: Sorted by item: `item_id, last_price, lowest_price, median_price, highest_price`, currency per unit.
+        `pd.DataFrame`: Sorted by item: `item_id, last_price, lowest_price, median_price, highest_price`, currency per
+            unit.
 
     Raises:
         ValueError: If an item has no logged price.
