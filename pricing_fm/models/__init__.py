@@ -1,4 +1,4 @@
-"""The network and its processor: torch and transformers only, siblings only, so that the folder can be exported as Hub code."""
+"""The network and its processor: torch and transformers only, siblings only, so that the folder exports as Hub code."""
 
 from .configuration_pricing_fm import MODEL_SIZES, PricingFMConfig
 from .modeling_pricing_fm import (

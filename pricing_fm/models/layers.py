@@ -6,11 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .configuration_pricing_fm import PricingFMConfig
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
-    def __init__(self, size: int, eps: float):
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
@@ -43,17 +45,26 @@ class ScaledLinear(nn.Linear):
     """A linear layer that says how it starts: weights `gain / sqrt(inputs)`, biases as given.
 
     The library initialises leaves before their parents and never twice, so a parent cannot correct its linears.
+
+    Args:
+        in_features, out_features (`int`): As in `nn.Linear`.
+        gain (`float`): Standard deviation of the weights times the root of `in_features`.
+        start (`Sequence[float]`, *optional*): Biases; without them the layer has none.
     """
 
-    def __init__(self, in_features: int, out_features: int, gain: float, start: Sequence[float] | None = None):
+    def __init__(self, in_features: int, out_features: int, gain: float, start: Sequence[float] | None = None) -> None:
         super().__init__(in_features, out_features, bias=start is not None)
         self.gain, self.start = gain, start
 
 
 class Attention(nn.Module):
-    """Multi-head attention with query-key normalisation and rotary positions; self- or cross-attention."""
+    """Multi-head attention with query-key normalisation and rotary positions; self- or cross-attention.
 
-    def __init__(self, hidden_size: int, num_heads: int, eps: float, rope_base: float, out_gain: float):
+    References:
+        Vaswani et al. 2017, arXiv:1706.03762; query-key normalisation as in Dehghani et al. 2023, arXiv:2302.05442.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, eps: float, rope_base: float, out_gain: float) -> None:
         super().__init__()
         self.num_heads, self.head_size, self.rope_base = num_heads, hidden_size // num_heads, rope_base
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -75,7 +86,19 @@ class Attention(nn.Module):
         mask: torch.Tensor | None = None,
         is_causal: bool = False,
     ) -> torch.Tensor:
-        """Attends from `hidden` `(B, queries, size)` to `memory` `(B, keys, size)`; `mask` `(B, keys)`, True = attend."""
+        """Attends from `hidden` to `memory`.
+
+        Args:
+            hidden (`(B, queries, size)`): What asks.
+            memory (`(B, keys, size)`): What is read.
+            query_positions (`(queries,)`): Periods relative to the forecast origin.
+            key_positions (`(keys,)`): The same for `memory`.
+            mask (`(B, keys)`, bool, *optional*): True = may be attended to; every row needs one.
+            is_causal (`bool`): True = a query reads nothing after its own place.
+
+        Returns:
+            `(B, queries, size)`.
+        """
         queries = rotate(self.q_norm(self._heads(self.q_proj(hidden))), query_positions, self.rope_base)
         keys = rotate(self.k_norm(self._heads(self.k_proj(memory))), key_positions, self.rope_base)
         values = self._heads(self.v_proj(memory))
@@ -89,7 +112,7 @@ class Attention(nn.Module):
 class GatedMLP(nn.Module):
     """SwiGLU feed-forward layer (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, out_gain: float):
+    def __init__(self, hidden_size: int, intermediate_size: int, out_gain: float) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
@@ -100,7 +123,7 @@ class GatedMLP(nn.Module):
         return self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
 
 
-def residual_gain(config) -> float:
+def residual_gain(config: PricingFMConfig) -> float:
     """Start of the layers that write into the residual stream: its variance does not grow with depth."""
     return (2 * (config.num_encoder_layers + config.num_decoder_layers)) ** -0.5
 
@@ -108,7 +131,7 @@ def residual_gain(config) -> float:
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention over context tokens, then a gated MLP."""
 
-    def __init__(self, config):
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__()
         eps, gain = config.rms_norm_eps, residual_gain(config)
         self.attention_norm = RMSNorm(config.hidden_size, eps)
@@ -129,7 +152,7 @@ class DecoderLayer(nn.Module):
     Causal, so that the forecast of a step does not depend on how many later steps are asked for.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__()
         eps, gain = config.rms_norm_eps, residual_gain(config)
         self.attention_norm = RMSNorm(config.hidden_size, eps)
@@ -147,7 +170,18 @@ class DecoderLayer(nn.Module):
         context_positions: torch.Tensor,
         context_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """`hidden` `(B, H, size)` attends to itself and to `context` `(B, tokens, size)` -> `(B, H, size)`."""
+        """Attends to earlier future steps and to the context.
+
+        Args:
+            hidden (`(B, H, size)`): Future steps.
+            positions (`(H,)`): Periods after the forecast origin.
+            context (`(B, tokens, size)`): Encoder states.
+            context_positions (`(tokens,)`): Periods relative to the forecast origin.
+            context_mask (`(B, tokens)`, bool): True = may be attended to.
+
+        Returns:
+            `(B, H, size)`.
+        """
         normed = self.attention_norm(hidden)
         hidden = hidden + self.attention(normed, normed, positions, positions, is_causal=True)
         hidden = hidden + self.cross_attention(
@@ -159,7 +193,7 @@ class DecoderLayer(nn.Module):
 class ResidualMLP(nn.Module):
     """Embeds raw features: a linear path plus a two-layer path, so that neither has to imitate the other."""
 
-    def __init__(self, input_size: int, hidden_size: int):
+    def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.linear = nn.Linear(input_size, hidden_size)
         self.up_proj = nn.Linear(input_size, hidden_size)

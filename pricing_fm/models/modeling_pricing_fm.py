@@ -8,24 +8,33 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .channels import (
+    INTERVENTION_SLOT,
+    INVENTORY_SLOT,
+    PAST_PRICE_CHANNEL,
+    PRICE_SCALE,
+    PRICE_SLOT,
+    PROMOTION_SLOTS,
+)
 from .configuration_pricing_fm import PricingFMConfig
-from .heads import DecisionHead, DemandHead
+from .decision_head import DecisionHead
+from .demand_head import DemandHead
 from .layers import DecoderLayer, EncoderLayer, ResidualMLP, RMSNorm, ScaledLinear
-from .losses import count_loss, count_quantiles, mean_over_observed, pinball
+from .losses import mean_over_observed
 from .outputs import DecisionOutput, DemandOutput, PricingFMModelOutput
 
-# Slots of `future_known_values` (the processor writes them in this order) that not every pass may see.
-LIST_PRICE_SLOT = 0
-PROMOTION_SLOTS = slice(1, 5)
-INTERVENTION_SLOT = 9
-PRICE_SLOT = 10
-INVENTORY_SLOT = 11
-# Channel of `past_values` with the scaled own price, and its scale: value = log(price / reference) / PRICE_SCALE.
-PAST_PRICE_CHANNEL = 1
-PRICE_SCALE = 0.25
+Batch = dict[str, torch.Tensor]
+
+# Prefix tokens before the patches: what is constant in the item, and its category.
+NUM_PREFIX_TOKENS = 2
+CATEGORY_SLOT = 1
+# Rows of `role_tokens`.
+STATIC_ROLE, CATEGORY_ROLE, DEMAND_ROLE, DECISION_ROLE = range(4)
+BEHAVIOR_LOSS_WEIGHT, PATCH_LOSS_WEIGHT = 0.05, 0.1
 
 
 class PricingFMPreTrainedModel(PreTrainedModel):
@@ -38,19 +47,8 @@ class PricingFMPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer"]
     _supports_sdpa = True
     lora_target_modules: ClassVar[tuple[str, ...]] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-        "quantile_head",
-        "count_head",
-        "response_head",
-        "carry_head",
-        "head_in",
-        "head_out",
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        *("quantile_head", "count_head", "response_head", "carry_head", "head_in", "head_out"),
     )
     """Linears that adapters may change: trunk and heads by name."""
 
@@ -73,15 +71,19 @@ class PricingFMPreTrainedModel(PreTrainedModel):
 
 
 class PricingFMModel(PricingFMPreTrainedModel):
-    """The trunk: encodes a context once, decodes future steps from it."""
+    """The trunk: encodes a context once, decodes future steps from it.
 
-    def __init__(self, config: PricingFMConfig):
+    Args:
+        config (`PricingFMConfig`): Sizes.
+    """
+
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
         size = config.hidden_size
         step_features = 2 * config.num_past_channels + config.num_time_features
         self.patch_embedding = ResidualMLP(config.patch_length * step_features, size)
         self.static_embedding = ResidualMLP(2 * config.num_static_reals, size)
-        self.category_embedding = nn.Embedding(config.num_static_buckets, size)
+        self.category_embedding: nn.Module = nn.Embedding(config.num_static_buckets, size)
         self.future_embedding = ResidualMLP(2 * config.num_known_channels + config.num_time_features, size)
         # One vector each that says what a token is: static prefix, category prefix, demand step, decision step.
         self.role_tokens = nn.Parameter(torch.zeros(4, size))
@@ -104,11 +106,11 @@ class PricingFMModel(PricingFMPreTrainedModel):
         # Centre of each patch in periods before the origin; the two prefix tokens stand at the origin itself.
         patch, tokens = self.config.patch_length, self.config.context_length // self.config.patch_length
         centres = (torch.arange(tokens, device=device) - tokens) * patch + (patch - 1) / 2
-        return torch.cat([torch.zeros(2, device=device), centres])
+        return torch.cat([torch.zeros(NUM_PREFIX_TOKENS, device=device), centres])
 
     def _run(self, layer: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
         if self.gradient_checkpointing and self.training:
-            return torch.utils.checkpoint.checkpoint(layer, *inputs, use_reentrant=False)
+            return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
     def forward(
@@ -127,26 +129,36 @@ class PricingFMModel(PricingFMPreTrainedModel):
             past_observed_mask (`(B, T, channels)`, bool): True = observed.
             past_time_features (`(B, T, time features)`): Calendar.
             static_categorical_features (`(B, categories)`, long): Hashed values; 0 = missing.
-            static_real_features, static_real_mask (`(B, reals)`): Level information and its presence.
+            static_real_features (`(B, reals)`): Level information.
+            static_real_mask (`(B, reals)`, bool): True = known.
 
         Returns:
             `PricingFMModelOutput`.
+
+        Raises:
+            ValueError: If T is not the configuration's `context_length`.
         """
-        mask = past_observed_mask.to(past_values.dtype)
-        steps = torch.cat([past_values * mask, mask, past_time_features], dim=-1)
+        if past_values.shape[1] != self.config.context_length:
+            raise ValueError(
+                f"past_values hold {past_values.shape[1]} periods; this network reads {self.config.context_length} "
+                "(context_length). Build the batch with a processor of the same context_length"
+            )
+        mask = past_observed_mask.to(self.dtype)
+        steps = torch.cat([past_values.to(self.dtype) * mask, mask, past_time_features.to(self.dtype)], dim=-1)
         patches = steps.unflatten(1, (-1, self.config.patch_length)).flatten(2)
         observed = past_observed_mask.any(-1).unflatten(1, (-1, self.config.patch_length)).any(-1)
 
         present = (static_categorical_features > 0)[..., None]
         categories = self.category_embedding(static_categorical_features) * present
-        static_mask = static_real_mask.to(past_values.dtype)
-        static = self.static_embedding(torch.cat([static_real_features * static_mask, static_mask], dim=-1))
-        static = static + categories.sum(1)
+        static_mask = static_real_mask.to(self.dtype)
+        reals = torch.cat([static_real_features.to(self.dtype) * static_mask, static_mask], dim=-1)
+        static = self.static_embedding(reals) + categories.sum(1)
         prefix = torch.stack(
-            [static + self.role_tokens[0], categories[:, 1] + self.role_tokens[1]], dim=1
-        )  # slot 1 of the static categories is the item's category
+            [static + self.role_tokens[STATIC_ROLE], categories[:, CATEGORY_SLOT] + self.role_tokens[CATEGORY_ROLE]],
+            dim=1,
+        )
         hidden = torch.cat([prefix, self.patch_embedding(patches)], dim=1)
-        token_mask = torch.cat([observed.new_ones(len(observed), 2), observed], dim=1)
+        token_mask = torch.cat([observed.new_ones(len(observed), NUM_PREFIX_TOKENS), observed], dim=1)
 
         positions = self._positions(hidden.device)
         for layer in self.encoder:
@@ -163,9 +175,21 @@ class PricingFMModel(PricingFMPreTrainedModel):
         future_known_mask: torch.Tensor,
         role: int,
     ) -> torch.Tensor:
-        """States of future steps, `(B, H, hidden_size)`; `role` 2 = demand step, 3 = decision step."""
-        mask = future_known_mask.to(future_known_values.dtype)
-        features = torch.cat([future_known_values * mask, mask, future_time_features], dim=-1)
+        """States of future steps.
+
+        Args:
+            encoded (`PricingFMModelOutput`): The context.
+            future_time_features (`(B, H, time features)`): Calendar.
+            future_known_values (`(B, H, known channels)`): Scaled channels.
+            future_known_mask (`(B, H, known channels)`, bool): True = known.
+            role (`int`): Row of the role tokens: `DEMAND_ROLE` or `DECISION_ROLE`.
+
+        Returns:
+            `(B, H, hidden_size)`.
+        """
+        mask = future_known_mask.to(self.dtype)
+        known = future_known_values.to(self.dtype) * mask
+        features = torch.cat([known, mask, future_time_features.to(self.dtype)], dim=-1)
         hidden = self.future_embedding(features) + encoded.static_state[:, None] + self.role_tokens[role]
         positions = torch.arange(hidden.shape[1], device=hidden.device, dtype=torch.float32)
         context_positions = self._positions(hidden.device)
@@ -177,15 +201,19 @@ class PricingFMModel(PricingFMPreTrainedModel):
 
 
 class PricingFMForDemand(PricingFMPreTrainedModel):
-    """Demand given a price path: quantiles, mean and elasticity; `future_values` turn it into a loss."""
+    """Demand given a price path: quantiles, mean and elasticity; with `future_values`, the loss.
 
-    def __init__(self, config: PricingFMConfig):
+    Args:
+        config (`PricingFMConfig`): Sizes.
+    """
+
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
         self.model = PricingFMModel(config)
         self.demand_head = DemandHead(config)
         self.post_init()
 
-    def encode(self, batch: dict[str, torch.Tensor]) -> PricingFMModelOutput:
+    def encode(self, batch: Batch) -> PricingFMModelOutput:
         """Encodes the context part of a processor's batch."""
         return self.model(
             batch["past_values"],
@@ -196,125 +224,108 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
             batch["static_real_mask"],
         )
 
-    def demand_states(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def demand_states(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """Decoder states of demand steps `(B, H, size)`; in the free mode `(B, P, H, size)`, one per price path."""
         values, mask = batch["future_known_values"].clone(), batch["future_known_mask"].clone()
-        mask[..., INVENTORY_SLOT] = False  # tomorrow's stock is not known
-        values[..., INVENTORY_SLOT] = 0.0
+        mask[..., INVENTORY_SLOT] = False  # demand is what the stock does not limit
         values[..., PRICE_SLOT] = 0.0
+        calendar = batch["future_time_features"]
         if self.config.price_response == "monotone":
-            return self.model.decode(encoded, batch["future_time_features"], values, mask, role=2)
+            return self.model.decode(encoded, calendar, values, mask, DEMAND_ROLE)
         paths = []
         for path in batch["candidate_prices"].unbind(1):
             priced = values.clone()
             priced[..., PRICE_SLOT] = path / PRICE_SCALE
-            paths.append(self.model.decode(encoded, batch["future_time_features"], priced, mask, role=2))
+            paths.append(self.model.decode(encoded, calendar, priced, mask, DEMAND_ROLE))
         return torch.stack(paths, dim=1)
 
-    def past_log_prices(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def past_log_prices(self, batch: Batch) -> torch.Tensor:
         """Log price ratios of the last `carry_over_length` periods, 0 where unknown: `(B, carry_over_length)`."""
         recent = slice(-self.config.carry_over_length, None)
         values = batch["past_values"][:, recent, PAST_PRICE_CHANNEL] * PRICE_SCALE
         return torch.where(batch["past_observed_mask"][:, recent, PAST_PRICE_CHANNEL], values, 0.0)
 
-    def respond(self, states: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-response and elasticity `(B, P, M, H)` of the candidate paths (monotone mode)."""
-        prices = batch["candidate_prices"]
+    def respond(self, states: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-response and elasticity `(B, P, M, H)` of the candidate paths.
+
+        Raises:
+            ValueError: If the price response is free: it has no curve of its own.
+        """
+        if self.demand_head.response is None:
+            raise ValueError("this network has price_response='free'; only the monotone one has a response curve")
         known = batch["future_known_mask"][:, None, :, PRICE_SLOT]
-        return self.demand_head.response(states, torch.where(known, prices, 0.0), self.past_log_prices(batch))
+        prices = torch.where(known, batch["candidate_prices"], 0.0)
+        return self.demand_head.response(states, prices, self.past_log_prices(batch))
 
-    def _quantiles(self, base, states, factor, mean, scale):
-        """Quantiles `(B, P, H, Q)`: scaled curves, and for slow movers those of the count distribution."""
-        values = scale[:, None, None, None] * base * factor[..., None]
-        slow = scale < self.config.slow_mover_scale
-        if not bool(slow.any()):
-            return values
-        _, log_dispersion, zero_logit = self.demand_head.count_parameters(states[slow])
-        shape = mean[slow].shape
-        flat = [t.expand(shape).reshape(-1) for t in (log_dispersion.exp(), zero_logit)]
-        levels = torch.tensor(self.config.quantile_levels, device=values.device)
-        counted = count_quantiles(mean[slow].reshape(-1), *flat, levels).reshape(*shape, -1)
-        return values.index_put((slow.nonzero(as_tuple=True)[0],), counted)
-
-    def demand(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> DemandOutput:
+    def demand(self, encoded: PricingFMModelOutput, batch: Batch) -> DemandOutput:
         """Demand along `candidate_prices` `(B, P, H)` (log ratio to the reference price), in units per period."""
-        states, scale = self.demand_states(encoded, batch), batch["scale"]
-        if self.config.price_response == "monotone":
-            response, slope = self.respond(states, batch)
-            factor, states = response.mean(2).exp(), states[:, None]
-            elasticity, spread = slope.mean(2), slope.std(2)
-        else:
-            factor = torch.ones_like(batch["candidate_prices"])
-            response, elasticity, spread = None, None, None
-        log_mean, _, zero_logit = self.demand_head.count_parameters(states)
-        count_mean = (scale[:, None, None] * log_mean.exp()) * factor
-        base = self.demand_head.base_quantiles(states)
+        states = self.demand_states(encoded, batch)
+        scale, whole = batch["scale"], batch["units_are_whole"]
+        if self.demand_head.response is None:
+            quantiles, mean = self.demand_head.demand(states, torch.zeros_like(batch["candidate_prices"]), scale, whole)
+            return DemandOutput(quantile_values=quantiles, mean=mean)
+        response, slope = self.respond(states, batch)
+        quantiles, mean = self.demand_head.demand(states[:, None], response.mean(2), scale, whole)
         return DemandOutput(
-            quantile_values=self._quantiles(base, states, factor, count_mean, scale),
-            mean=count_mean * torch.sigmoid(-zero_logit),
-            elasticity=elasticity,
-            elasticity_std=spread,
+            quantile_values=quantiles,
+            mean=mean,
+            elasticity=slope.mean(2),
+            elasticity_std=slope.std(2, correction=min(1, slope.shape[2] - 1)),
             member_response=response,
         )
 
-    def demand_loss(
-        self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pinball loss in scaled units plus count likelihood of the logged path: `(B,)` and its parts.
-
-        Each response member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
-        """
-        states, scale = self.demand_states(encoded, batch), batch["scale"]
-        targets, mask, censored = batch["future_values"], batch["future_observed_mask"], batch["future_censored_mask"]
-        levels = torch.tensor(self.config.quantile_levels, device=targets.device, dtype=targets.dtype)
-        scaled = targets / scale[:, None]
-        if self.config.price_response == "monotone":
-            response = self.respond(states, batch)[0][:, 0]  # (B, M, H)
-            base = self.demand_head.base_quantiles(states)[:, None]
-            quantiles = base * response.exp()[..., None]
-            shape = response.shape
-            per_step = pinball(scaled[:, None].expand(shape), quantiles, levels, censored[:, None].expand(shape))
-            per_step = (per_step * batch["member_weights"][..., None]).mean(1)
-            log_factor = response.mean(1)
+    def demand_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> tuple[torch.Tensor, Batch]:
+        """Loss of the logged path per sample `(B,)`, and its parts; `loss_weights` `(B,)` in the batch multiply it."""
+        states = self.demand_states(encoded, batch)
+        if self.demand_head.response is None:
+            loss, parts = self.demand_head.loss(states[:, 0], None, batch)
         else:
-            states = states[:, 0]
-            per_step = pinball(scaled, self.demand_head.base_quantiles(states), levels, censored)
-            log_factor = torch.zeros_like(targets)
-        log_mean, log_dispersion, zero_logit = self.demand_head.count_parameters(states)
-        mean = scale[:, None] * (log_mean + log_factor).exp()
-        counted = count_loss(targets, mean, log_dispersion.exp(), zero_logit, censored & mask)
-        quantile_loss, mean_loss = mean_over_observed(per_step, mask), mean_over_observed(counted, mask)
-        parts = {"quantile": quantile_loss.mean(), "count": mean_loss.mean()}
-        weight = batch.get("loss_weights", torch.ones_like(quantile_loss))
-        return weight * (quantile_loss + 0.1 * mean_loss), parts
+            loss, parts = self.demand_head.loss(states, self.respond(states, batch)[0][:, 0], batch)
+        if "loss_weights" in batch:
+            loss = loss * batch["loss_weights"]
+        return loss, parts
 
     def forward(self, **batch: torch.Tensor) -> DemandOutput:
-        """Demand and, when `future_values` is given, the loss. See `PricingFMProcessor` for the batch."""
+        """Demand; with `future_values` the loss too, and in training nothing but the loss.
+
+        Args:
+            batch (`dict`): From `PricingFMProcessor`.
+
+        Returns:
+            `DemandOutput`.
+        """
         encoded = self.encode(batch)
-        output = self.demand(encoded, batch)
-        if "future_values" in batch:
-            loss, output.loss_terms = self.demand_loss(encoded, batch)
-            output.loss = loss.mean()
+        if "future_values" not in batch:
+            return self.demand(encoded, batch)
+        # A forecast costs as much as the loss, and in training nobody reads it.
+        output = DemandOutput() if self.training else self.demand(encoded, batch)
+        loss, output.loss_terms = self.demand_loss(encoded, batch)
+        output.loss = loss.mean()
         return output
 
 
 class PricingFMForPolicy(PricingFMForDemand):
-    """Demand, and the behaviour, policy and value heads on the state before each decision."""
+    """Demand, and the behaviour, policy and value heads on the state before each decision.
 
-    def __init__(self, config: PricingFMConfig):
+    Args:
+        config (`PricingFMConfig`): Sizes.
+    """
+
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
         self.decision_head = DecisionHead(config)
         self.post_init()
 
-    def decision_states(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def decision_states(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """States before each decision, `(B, H, size)`: calendar and stock are known, price and promotion are not."""
-        values, mask = batch["future_known_values"].clone(), batch["future_known_mask"].clone()
+        mask = batch["future_known_mask"].clone()
         for slot in (PROMOTION_SLOTS, INTERVENTION_SLOT, PRICE_SLOT):
             mask[..., slot] = False
-            values[..., slot] = 0.0
-        return self.model.decode(encoded, batch["future_time_features"], values, mask, role=3)
+        return self.model.decode(
+            encoded, batch["future_time_features"], batch["future_known_values"], mask, DECISION_ROLE
+        )
 
-    def decide(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> DecisionOutput:
+    def decide(self, encoded: PricingFMModelOutput, batch: Batch) -> DecisionOutput:
         """What the manager would do, what the policy does, and the value of each state."""
         states = self.decision_states(encoded, batch)
         features, current = batch["decision_features"], batch["current_actions"]
@@ -324,7 +335,7 @@ class PricingFMForPolicy(PricingFMForDemand):
             values=self.decision_head.values(states, features),
         )
 
-    def behavior_loss(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def behavior_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """Cross-entropy of the logged actions, `(B,)`."""
         states = self.decision_states(encoded, batch)
         log_probs = self.decision_head.behavior_log_probs(states, batch["decision_features"], batch["current_actions"])
@@ -333,33 +344,50 @@ class PricingFMForPolicy(PricingFMForDemand):
 
 
 class PricingFMForPreTraining(PricingFMForPolicy):
-    """All heads plus reconstruction of hidden patches: one masked multi-task loss."""
+    """All heads plus reconstruction of hidden patches: one masked multi-task loss.
 
-    def __init__(self, config: PricingFMConfig):
+    The policy and value heads are not reached by it. They have `requires_grad=False` here, so that neither weight decay
+    nor an average moves them, and so that data-parallel training waits for no gradient that never comes.
+    `PricingFMForPolicy` trains them.
+
+    Args:
+        config (`PricingFMConfig`): Sizes.
+    """
+
+    def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
         self.patch_head = nn.Linear(config.hidden_size, config.patch_length)
+        self.decision_head.policy_head.requires_grad_(False)
+        self.decision_head.value_head.requires_grad_(False)
         self.post_init()
 
-    def patch_loss(self, encoded: PricingFMModelOutput, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def patch_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """Smooth absolute error of hidden past units, on the asinh scale, `(B,)`."""
-        predictions = self.patch_head(encoded.context_states[:, 2:]).flatten(1)
+        predictions = self.patch_head(encoded.context_states[:, NUM_PREFIX_TOKENS:]).float().flatten(1)
         error = nn.functional.smooth_l1_loss(predictions, batch["hidden_values"], reduction="none", beta=0.5)
         return mean_over_observed(error, batch["hidden_mask"])
 
     def forward(self, **batch: torch.Tensor) -> DemandOutput:
-        """The pretraining loss when `future_values` is given, else demand."""
-        if "future_values" not in batch:
-            return self.demand(self.encode(batch), batch)
+        """The pretraining loss when `future_values` is given, else demand.
+
+        Args:
+            batch (`dict`): From `PretrainBatchSource`, or from the processor: then nothing is reconstructed.
+
+        Returns:
+            `DemandOutput`.
+        """
         encoded = self.encode(batch)
+        if "future_values" not in batch:
+            return self.demand(encoded, batch)
         loss, parts = self.demand_loss(encoded, batch)
         behavior = self.behavior_loss(encoded, batch)
-        loss = loss + 0.05 * behavior
-        parts["behavior"] = behavior.mean()
+        loss, parts["behavior"] = loss + BEHAVIOR_LOSS_WEIGHT * behavior, behavior.mean()
         if "hidden_values" in batch:
             hidden = self.patch_loss(encoded, batch)
-            loss, parts["patch"] = loss + 0.1 * hidden, hidden.mean()
+            loss, parts["patch"] = loss + PATCH_LOSS_WEIGHT * hidden, hidden.mean()
         return DemandOutput(loss=loss.mean(), loss_terms=parts)
 
 
-PricingFMConfig.register_for_auto_class()
 PricingFMModel.register_for_auto_class("AutoModel")
+PricingFMForDemand.register_for_auto_class("AutoModelForTimeSeriesPrediction")
+PricingFMForPreTraining.register_for_auto_class("AutoModelForPreTraining")

@@ -8,37 +8,39 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class PricingFMModelOutput(ModelOutput):
-    """States of the trunk.
+    """States of the trunk. Every field is set.
 
     Args:
-        context_states (`(B, tokens, hidden_size)`): Encoder states, the category and static prefix tokens first.
+        context_states (`(B, tokens, hidden_size)`): Encoder states, the static and the category prefix tokens first.
         context_mask (`(B, tokens)`, bool): True = the token may be attended to.
         static_state (`(B, hidden_size)`): What is constant in the item.
     """
 
-    context_states: torch.Tensor | None = None
-    context_mask: torch.Tensor | None = None
-    static_state: torch.Tensor | None = None
+    # A ModelOutput needs defaults; the fields are typed as what they hold.
+    context_states: torch.Tensor = None  # type: ignore[assignment]
+    context_mask: torch.Tensor = None  # type: ignore[assignment]
+    static_state: torch.Tensor = None  # type: ignore[assignment]
 
 
 @dataclass
 class DemandOutput(ModelOutput):
-    """Demand along candidate price paths, in units per period.
+    """Demand along candidate price paths, in units per period. A training step sets the loss and its terms alone.
 
     Args:
         loss (`()`): Mean over the batch of per-sample means over observed steps.
         loss_terms (`dict[str, ()]`): Its parts, before weighting.
         quantile_values (`(B, P, H, Q)`): Quantiles of unconstrained demand.
         mean (`(B, P, H)`): Expected unconstrained demand.
-        elasticity (`(B, P, H)`): d log demand / d log price when the whole path moves; members' mean.
-        elasticity_std (`(B, P, H)`): Standard deviation over the members.
+        elasticity (`(B, P, H)`): d log demand / d log price when the whole path moves; members' mean. None for a free
+            price response.
+        elasticity_std (`(B, P, H)`): Standard deviation over the members; 0 for a single member.
         member_response (`(B, P, M, H)`): Log-response of each member relative to the reference price.
     """
 
     loss: torch.Tensor | None = None
     loss_terms: dict[str, torch.Tensor] | None = None
-    quantile_values: torch.Tensor | None = None
-    mean: torch.Tensor | None = None
+    quantile_values: torch.Tensor = None  # type: ignore[assignment]
+    mean: torch.Tensor = None  # type: ignore[assignment]
     elasticity: torch.Tensor | None = None
     elasticity_std: torch.Tensor | None = None
     member_response: torch.Tensor | None = None
@@ -46,7 +48,7 @@ class DemandOutput(ModelOutput):
 
 @dataclass
 class DecisionOutput(ModelOutput):
-    """What precedes a decision. Nothing here has seen the price or the sales of the step it belongs to.
+    """What precedes a decision. Nothing here has seen the price or the sales of its own step. Every field is set.
 
     Args:
         behavior_log_probs (`(B, H, actions)`): What the manager would do.
@@ -55,6 +57,6 @@ class DecisionOutput(ModelOutput):
             reference revenue per period.
     """
 
-    behavior_log_probs: torch.Tensor | None = None
-    policy_log_probs: torch.Tensor | None = None
-    values: torch.Tensor | None = None
+    behavior_log_probs: torch.Tensor = None  # type: ignore[assignment]
+    policy_log_probs: torch.Tensor = None  # type: ignore[assignment]
+    values: torch.Tensor = None  # type: ignore[assignment]

@@ -4,108 +4,72 @@ Everything is computed from the window's own past: nothing is fitted on a corpus
 and multiplying prices or units by a constant changes no ratio. Candidate prices never enter a statistic.
 """
 
-import math
-import zlib
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from transformers import FeatureExtractionMixin
 
-# Order of the raw channels; equals `pricing_fm.names.CHANNELS` (a test compares them: this folder must stand alone).
-RAW_CHANNELS = (
-    "units",
-    "price",
-    "list_price",
-    "competitor_price",
-    "cost",
-    "inventory",
-    "traffic",
-    *(f"promotion_{i}" for i in range(1, 5)),
-    *(f"known_{i}" for i in range(1, 5)),
-    *(f"past_{i}" for i in range(1, 5)),
-    "price_imputed",
-    "price_is_intervention",
+from .calendar_features import NUM_TIME_FEATURES, calendar_features
+from .channels import (
+    COST,
+    INDEX,
+    INTERVENTION,
+    INTERVENTION_SLOT,
+    INVENTORY,
+    INVENTORY_SLOT,
+    KNOWN,
+    KNOWN_SLOTS,
+    LIST,
+    LIST_SLOT,
+    NUM_KNOWN_CHANNELS,
+    NUM_PAST_CHANNELS,
+    PAST,
+    PAST_INTERVENTION_CHANNEL,
+    PRICE,
+    PRICE_SCALE,
+    PRICE_SLOT,
+    PRICES,
+    PROMOTION_SLOTS,
+    PROMOTIONS,
+    SOLD_OUT_CHANNEL,
+    TRAFFIC,
+    UNITS,
+    observed_units,
+    own_prices,
+    sold_out,
 )
-INDEX = {name: i for i, name in enumerate(RAW_CHANNELS)}
-UNITS, PRICE, LIST, COST, INVENTORY, TRAFFIC = (
-    INDEX[name] for name in ("units", "price", "list_price", "cost", "inventory", "traffic")
-)
-IMPUTED, INTERVENTION = INDEX["price_imputed"], INDEX["price_is_intervention"]
-PROMOTIONS, KNOWN, PAST = slice(7, 11), slice(11, 15), slice(15, 19)
-PRICES = [PRICE, LIST, INDEX["competitor_price"], COST]
+from .hashing import bootstrap_weights, stable_bucket
+from .recursion import states_before
 
-COVARIATE_CHOICES = {
+COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
     "both": (),
     "price": ("promotion_1", "promotion_2", "promotion_3", "promotion_4", "known_1", "known_2", "known_3", "known_4"),
     "flags": ("price", "list_price", "competitor_price", "cost"),
 }
 COVARIATE_CHOICES["none"] = COVARIATE_CHOICES["price"] + COVARIATE_CHOICES["flags"]
 
-PRICE_SCALE = 0.25  # log price ratios are divided by this: a 25 % move becomes about one
 REFERENCE_PERIODS = 26  # the reference price is the median of the last observed prices, so that it follows inflation
-SCALE_FLOOR = 0.05  # units per period
+SCALE_FLOOR = 0.05  # units per period, where a unit is the smallest sale (at most 1)
 CLIP = 8.0
 RECENT_PERIODS = 8
-REFERENCE_MEMORY = 0.8  # decay per period of the reference price and of the recent discount depth
-
-# What each cadence can see of the calendar beside the year: hours, weekdays, days of the month.
-CALENDAR = {"min": (1, 1, 0), "h": (1, 1, 0), "D": (0, 1, 1)}
+NUM_DECISION_FEATURES = 8
 
 
-def stable_bucket(slot: int, value: Any, buckets: int) -> int:
-    """Embedding row of a static category: the same in every process and on every machine; 0 = missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return 0
-    return 1 + zlib.crc32(f"{slot}={value}".encode()) % (buckets - 1)
-
-
-def calendar_features(timestamps: np.ndarray, frequency: str) -> np.ndarray:
-    """Sines and cosines of the calendar; those a cadence cannot see are zero.
+@dataclass(frozen=True)
+class WindowStatistics:
+    """What a window's own past says about its level.
 
     Args:
-        timestamps (`datetime64`, shape `(...)`): Starts of periods.
-        frequency (`str`): `h`, `D`, `W`, `MS`, possibly with a multiple or an anchor (`W-WED`).
-
-    Returns:
-        `(..., 18)`: Year (4 harmonics), week (2), day (2), month (1), each as sine and cosine.
+        observed (`(B, T)`, bool): Past periods whose units say something about demand.
+        scale (`(B,)`): Units per period.
+        reference (`(B,)`): Reference price, currency; NaN where no price was ever seen.
     """
-    base = frequency.lstrip("0123456789").split("-")[0]
-    has_hours, has_weekdays, has_month_days = CALENDAR.get(base, (0, 0, 0))
-    harmonics = 4
-    day = timestamps.astype("datetime64[D]")
-    year = timestamps.astype("datetime64[Y]")
-    day_of_year = (day - year.astype("datetime64[D]")).astype(np.float64)
-    seconds = (timestamps.astype("datetime64[s]") - day.astype("datetime64[s]")).astype(np.float64)
-    weekday = (day.astype(np.int64) + 3) % 7 + seconds / 86400
-    month_day = (day - timestamps.astype("datetime64[M]").astype("datetime64[D]")).astype(np.float64)
-    phases = [harmonic * day_of_year / 365.25 for harmonic in range(1, harmonics + 1)]
-    phases += [has_weekdays and harmonic * weekday / 7 for harmonic in (1, 2)]
-    phases += [has_hours and harmonic * seconds / 86400 for harmonic in (1, 2)]
-    phases += [has_month_days and month_day / 31]
-    shown = [True] * harmonics + [bool(has_weekdays)] * 2 + [bool(has_hours)] * 2 + [bool(has_month_days)]
-    features = []
-    for phase, is_shown in zip(phases, shown, strict=True):
-        angle = 2 * np.pi * np.broadcast_to(phase, timestamps.shape)
-        features += [np.sin(angle) * is_shown, np.cos(angle) * is_shown]
-    return np.stack(features, axis=-1).astype(np.float32)
 
-
-def bootstrap_weights(item_keys: np.ndarray, members: int) -> np.ndarray:
-    """Bayesian-bootstrap weights (exponential, mean 1), a pure function of the item: `(B, members)`.
-
-    References:
-        Rubin 1981, The Bayesian Bootstrap; SplitMix64 (Steele et al. 2014) as the hash.
-    """
-    with np.errstate(over="ignore"):
-        state = item_keys.astype(np.uint64)[:, None] + np.arange(1, members + 1, dtype=np.uint64) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(31)
-    uniform = (state >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return -np.log1p(-uniform).astype(np.float32)
+    observed: np.ndarray
+    scale: np.ndarray
+    reference: np.ndarray
 
 
 class PricingFMProcessor(FeatureExtractionMixin):
@@ -116,9 +80,13 @@ class PricingFMProcessor(FeatureExtractionMixin):
         covariates (`str`): `both`, `price`, `flags` or `none`: what the network may see beside sales and calendar.
         num_static_buckets, num_response_members, num_rungs, ladder_step, ladder_start: As in `PricingFMConfig`.
         default_scale (`float`): Units per period assumed for an item without any observed period.
-        step_correlation (`float`): Rank correlation of an item's forecast errors between steps; for quantiles of totals.
+        step_correlation (`float`): Rank correlation of an item's errors between steps; for quantiles of totals.
         trained_on_interventions (`bool`): The network has seen futures marked `price_is_intervention`; only then does
             the mark mean something to it.
+        **kwargs: What the library writes into the file beside these.
+
+    Raises:
+        ValueError: If `covariates` is unknown.
     """
 
     model_input_names: ClassVar[list[str]] = ["past_values", "past_observed_mask"]
@@ -135,8 +103,8 @@ class PricingFMProcessor(FeatureExtractionMixin):
         default_scale: float = 10.0,
         step_correlation: float = 1.0,
         trained_on_interventions: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if covariates not in COVARIATE_CHOICES:
             raise ValueError(f"covariates must be one of {sorted(COVARIATE_CHOICES)}, found {covariates!r}")
@@ -149,7 +117,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
         self.step_correlation = step_correlation
         self.trained_on_interventions = trained_on_interventions
 
-    def __call__(self, windows: Any, frequencies: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, windows: Any) -> dict[str, torch.Tensor]:
         """Builds the batch of `B` windows with `T` past and `H` future periods.
 
         Args:
@@ -157,39 +125,50 @@ class PricingFMProcessor(FeatureExtractionMixin):
                 `future` `(B, H, channels)` in raw units with NaN = missing, timestamps, static attributes, item keys.
 
         Returns:
-            `dict`: The arguments of the models' `forward`; with targets wherever `future` holds units.
+            `dict[str, torch.Tensor]`: The arguments of the models' `forward`; the first axis is the window. Targets are
+            masked where `future` holds no units.
         """
         past, future = self._hide(windows.past), self._hide(windows.future)
-        observed = self._observed_units(past)
-        scale = self._scale(past, observed)
-        reference = self.reference_prices(past, future)
-        values, mask = self._past_channels(past, observed, scale, reference)
-        known, known_mask = self._future_channels(past, future, scale, reference)
-        reals, reals_mask = self._static_reals(windows, past, observed, scale, reference)
+        statistics = self._statistics(past, future)
+        values, mask = _past_channels(past, statistics)
+        known, known_mask = _future_channels(past, future, statistics)
+        reals, reals_mask = _static_reals(windows.static_reals, past, statistics)
         frequency = windows.static_categories[:, 0]
-        log_ratio = np.log(future[..., PRICE] / reference[:, None])
+        log_ratio = np.log(future[..., PRICE] / statistics.reference[:, None])
         batch = {
             "past_values": values,
             "past_observed_mask": mask,
-            "past_time_features": self._calendar(windows.past_timestamps, frequency),
+            "past_time_features": _calendar(windows.past_timestamps, frequency),
             "static_categorical_features": self._categories(windows.static_categories),
             "static_real_features": reals,
             "static_real_mask": reals_mask,
-            "future_time_features": self._calendar(windows.future_timestamps, frequency),
+            "future_time_features": _calendar(windows.future_timestamps, frequency),
             "future_known_values": known,
             "future_known_mask": known_mask,
             "candidate_prices": np.nan_to_num(log_ratio)[:, None, :],
-            "scale": scale,
-            "reference_price": reference,
+            "scale": statistics.scale,
+            "units_are_whole": _units_are_whole(past, statistics.observed),
+            "reference_price": np.nan_to_num(statistics.reference, nan=1.0),
             "member_weights": bootstrap_weights(windows.item_keys, self.num_response_members),
         }
-        batch |= self._targets(future)
-        batch |= self._decisions(windows.past, windows.future, scale, reference)
-        return {name: torch.from_numpy(np.ascontiguousarray(self._typed(array))) for name, array in batch.items()}
+        batch |= _targets(future)
+        batch |= self._decisions(windows.past, windows.future, statistics)
+        return {name: torch.from_numpy(np.ascontiguousarray(_typed(array))) for name, array in batch.items()}
 
-    @staticmethod
-    def _typed(array: np.ndarray) -> np.ndarray:
-        return array.astype(np.float32) if array.dtype.kind == "f" else array
+    def reference_prices(self, past: np.ndarray, future: np.ndarray) -> np.ndarray:
+        """Lower median of the last observed prices, else the list price, else 1.
+
+        A price that was really charged, so that the reference rung is exact to the cent. Where it is 1 because no price
+        was ever seen, the network is told that it knows no price: a ratio to nothing would be the currency.
+
+        Args:
+            past (`(B, T, channels)`): Raw channels.
+            future (`(B, H, channels)`): Raw channels; only the first list price counts, where the past has none.
+
+        Returns:
+            `(B,)`: Currency.
+        """
+        return np.nan_to_num(_reference(past, future), nan=1.0)
 
     def _hide(self, channels: np.ndarray) -> np.ndarray:
         hidden = [INDEX[name] for name in COVARIATE_CHOICES[self.covariates]]
@@ -199,115 +178,16 @@ class PricingFMProcessor(FeatureExtractionMixin):
         channels[..., hidden] = np.nan
         return channels
 
-    @staticmethod
-    def _observed_units(channels: np.ndarray) -> np.ndarray:
-        # A period without stock says nothing about demand.
-        return np.isfinite(channels[..., UNITS]) & ~(channels[..., INVENTORY] <= 0)
-
-    def _scale(self, past: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """Mean observed in-stock units `(B,)`, without the sold-out periods when there are others."""
-        in_stock = observed & ~(past[..., UNITS] >= past[..., INVENTORY])
-        used = np.where(in_stock.any(1)[:, None], in_stock, observed)
+    def _statistics(self, past: np.ndarray, future: np.ndarray) -> WindowStatistics:
+        observed = observed_units(past)
+        # Sold-out periods say too little, so they only count where there is nothing else.
+        in_stock = observed & ~sold_out(past)
+        used = np.where(np.any(in_stock, axis=1, keepdims=True), in_stock, observed)
+        units = np.where(used, past[..., UNITS], 0.0).astype(np.float64)
         count = used.sum(1)
-        total = np.where(used, past[..., UNITS], 0.0).sum(1, dtype=np.float64)
-        return np.where(count > 0, np.maximum(total / np.maximum(count, 1), SCALE_FLOOR), self.default_scale)
-
-    def reference_prices(self, past: np.ndarray, future: np.ndarray) -> np.ndarray:
-        """Lower median of the last observed prices `(B,)`, currency; list price, then 1, where there is none.
-
-        A price that was really charged, so that the reference rung is exact to the cent.
-
-        Args:
-            past, future (`(B, T, channels)`, `(B, H, channels)`): Raw channels; of the future only the list price counts.
-        """
-        prices = np.where(past[..., IMPUTED] > 0, np.nan, past[..., PRICE])
-        reference = np.empty(len(past))
-        lists = np.concatenate([past[..., LIST], future[..., LIST]], axis=1)
-        for row in range(len(past)):
-            observed = prices[row][np.isfinite(prices[row])][-REFERENCE_PERIODS:]
-            if len(observed):
-                reference[row] = np.sort(observed)[(len(observed) - 1) // 2]
-            else:
-                listed = lists[row][np.isfinite(lists[row])]
-                reference[row] = listed[-1] if len(listed) else 1.0
-        return reference
-
-    @staticmethod
-    def _log_ratio(prices: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        shape = (-1,) + (1,) * (prices.ndim - 1)
-        with np.errstate(divide="ignore"):  # a cost of zero clips at the lower end
-            return np.clip(np.log(prices / reference.reshape(shape)) / PRICE_SCALE, -CLIP, CLIP)
-
-    @staticmethod
-    def _covariate(values: np.ndarray, past: np.ndarray) -> np.ndarray:
-        """Shares and flags as they are; other numbers relative to their own mean size in the past, no centring."""
-        size = np.abs(past)
-        count = np.isfinite(size).sum(1)
-        mean = np.where(np.isfinite(size), size, 0.0).sum(1) / np.maximum(count, 1)
-        largest = np.where(np.isfinite(size), size, 0.0).max(1, initial=0.0)
-        divisor = np.where(largest <= 1.0, 1.0, np.maximum(mean, 1e-6))[:, None]
-        return np.where(divisor == 1.0, np.clip(values, -CLIP, CLIP), np.arcsinh(values / divisor))
-
-    def _past_channels(self, past, observed, scale, reference):
-        values = np.empty((*past.shape[:2], 21), dtype=np.float64)
-        values[..., 0] = np.arcsinh(np.where(observed, past[..., UNITS], np.nan) / scale[:, None])
-        values[..., 1:5] = self._log_ratio(past[..., PRICES], reference)
-        values[..., 5] = np.arcsinh(past[..., INVENTORY] / scale[:, None])
-        values[..., 6] = self._covariate(past[..., TRAFFIC], past[..., TRAFFIC])
-        values[..., 7:19] = self._covariate(past[..., 7:19], past[..., 7:19])
-        sold_out = np.where(
-            np.isfinite(past[..., INVENTORY]) & observed, past[..., UNITS] >= past[..., INVENTORY], np.nan
-        )
-        values[..., 19] = sold_out
-        alive = np.isfinite(past).any(-1)
-        values[..., 20] = np.where(alive, np.nan_to_num(past[..., INTERVENTION]), np.nan)
-        mask = np.isfinite(values)
-        return np.nan_to_num(values), mask
-
-    def _future_channels(self, past, future, scale, reference):
-        values = np.full((*future.shape[:2], 12), np.nan)
-        values[..., 0] = self._log_ratio(future[..., LIST], reference)
-        values[..., 1:5] = np.clip(future[..., PROMOTIONS], -CLIP, CLIP)
-        values[..., 5:9] = self._covariate(future[..., KNOWN], past[..., KNOWN])
-        values[..., 9] = np.nan_to_num(future[..., INTERVENTION])  # a log without the mark is a log
-        values[..., 10] = np.where(
-            np.isfinite(future[..., PRICE]), 0.0, np.nan
-        )  # its presence; the value is a candidate
-        values[:, :1, 11] = np.arcsinh(future[:, :1, INVENTORY] / scale[:, None])  # stock at the origin only
-        mask = np.isfinite(values)
-        return np.nan_to_num(values), mask
-
-    def _static_reals(self, windows, past, observed, scale, reference):
-        units = np.where(observed, past[..., UNITS], np.nan)
-        prices = np.where(past[..., IMPUTED] > 0, np.nan, past[..., PRICE])
-        count = observed.sum(1)
-        recent = units[:, -RECENT_PERIODS:]
-        recent_count = np.isfinite(recent).sum(1)
-        recent_mean = np.where(np.isfinite(recent), recent, 0).sum(1) / np.maximum(recent_count, 1)
-        moved = np.abs(np.diff(np.log(prices), axis=1)) > 0.005
-        pairs = np.isfinite(np.diff(prices, axis=1)).sum(1)
-        log_prices = np.log(prices / reference[:, None])
-        finite = np.isfinite(log_prices)
-        price_spread = np.sqrt(np.where(finite, log_prices**2, 0).sum(1) / np.maximum(finite.sum(1), 1))
-        costs = past[..., COST] / reference[:, None]
-        cost_count = np.isfinite(costs).sum(1)
-        cost_share = np.where(np.isfinite(costs), costs, 0).sum(1) / np.maximum(cost_count, 1)
-        deviation = np.where(np.isfinite(units), np.abs(units / scale[:, None] - 1), 0).sum(1) / np.maximum(count, 1)
-        zeros = (units == 0).sum(1) / np.maximum(count, 1)
-        has = np.where(count > 0, 0.0, np.nan)
-        columns = [
-            np.log(scale) / 3 + has,
-            np.log1p(count) / 3,
-            np.where(pairs > 0, moved.sum(1) / np.maximum(pairs, 1), np.nan),
-            np.where(finite.any(1), price_spread / PRICE_SCALE, np.nan),
-            zeros + has,
-            np.where(recent_count > 0, np.arcsinh(recent_mean / scale), np.nan),
-            deviation + has,
-            np.where(cost_count > 0, cost_share, np.nan),
-        ]
-        reals = np.concatenate([np.stack(columns, axis=1), np.arcsinh(windows.static_reals)], axis=1)
-        mask = np.isfinite(reals)
-        return np.nan_to_num(reals), mask
+        smallest = np.where(units > 0, units, 1.0).min(1, initial=1.0)
+        scale = np.maximum(units.sum(1) / np.maximum(count, 1), SCALE_FLOOR * smallest)
+        return WindowStatistics(observed, np.where(count > 0, scale, self.default_scale), _reference(past, future))
 
     def _categories(self, static_categories: np.ndarray) -> np.ndarray:
         rows = [
@@ -316,100 +196,199 @@ class PricingFMProcessor(FeatureExtractionMixin):
         ]
         return np.asarray(rows, dtype=np.int64)
 
-    @staticmethod
-    def _calendar(timestamps: np.ndarray, frequency: np.ndarray) -> np.ndarray:
-        features = np.empty((*timestamps.shape, 18), dtype=np.float32)
-        for name in set(frequency):
-            rows = frequency == name
-            features[rows] = calendar_features(timestamps[rows], name or "W")
-        return features
-
-    def _targets(self, future: np.ndarray) -> dict[str, np.ndarray]:
-        units, inventory = future[..., UNITS], future[..., INVENTORY]
-        mask = self._observed_units(future)
-        return {
-            "future_values": np.nan_to_num(units),
-            "future_observed_mask": mask,
-            "future_censored_mask": mask & (units >= inventory),
-        }
-
     # -- price ladder ---------------------------------------------------------------------------------------------
 
     def rungs(self, prices: np.ndarray, reference_price: np.ndarray) -> np.ndarray:
-        """Nearest rung of `prices` `(B, ...)` given `reference_price` `(B,)`; int64, clipped to the ladder."""
-        shape = (-1,) + (1,) * (prices.ndim - 1)
-        position = (np.log(prices / reference_price.reshape(shape)) - self.ladder_start) / self.ladder_step
-        return np.clip(np.rint(np.nan_to_num(position)), 0, self.num_rungs - 1).astype(np.int64)
+        """Nearest rung of each price, clipped to the ladder.
+
+        Args:
+            prices (`(B, ...)`): Currency. A NaN price has no rung and gets 0: mask it.
+            reference_price (`(B,)`): Currency.
+
+        Returns:
+            `(B, ...)`, int64.
+        """
+        return self._rung_of_log(np.log(prices / _per_item(reference_price, prices)))
+
+    def _rung_of_log(self, log_ratio: np.ndarray) -> np.ndarray:
+        position = np.rint((log_ratio - self.ladder_start) / self.ladder_step)
+        return np.clip(np.nan_to_num(position), 0, self.num_rungs - 1).astype(np.int64)
 
     def rung_prices(self, reference_price: np.ndarray, decimals: int = 2) -> np.ndarray:
-        """Price of every rung, rounded to the currency's smallest unit: `(B, num_rungs)`."""
+        """Price of every rung, rounded to the currency's smallest unit.
+
+        Args:
+            reference_price (`(B,)`): Currency.
+            decimals (`int`): Of the currency's smallest unit.
+
+        Returns:
+            `(B, num_rungs)`: Never falling; cheap items have equal neighbours.
+        """
         multipliers = np.exp(self.ladder_start + self.ladder_step * np.arange(self.num_rungs))
         return np.maximum(np.round(reference_price[:, None] * multipliers, decimals), 10.0**-decimals)
 
-    # -- state before a decision ----------------------------------------------------------------------------------
-
-    def _decisions(self, past, future, scale, reference) -> dict[str, np.ndarray]:
-        """Logged actions and the recursion states before each of them.
-
-        The recursion (reference price, recent discount depth, last price) is known, so it needs no network:
-        `m' = memory m + (1 - memory) log(p / reference)`; missing prices leave it as it is.
-        """
-        steps = future.shape[1]
-        log_past = np.log(np.where(past[..., IMPUTED] > 0, np.nan, past[..., PRICE]) / reference[:, None])
-        log_future = np.log(np.where(future[..., IMPUTED] > 0, np.nan, future[..., PRICE]) / reference[:, None])
-        last, memory, depth = (np.zeros(len(past)) for _ in range(3))
-        last_promoted = np.zeros(len(past), dtype=np.int64)
-        promoted = np.nan_to_num(np.concatenate([past[..., PROMOTIONS], future[..., PROMOTIONS]], 1)).max(-1) > 0
-        path = np.concatenate([log_past, log_future], axis=1)
-        features = np.zeros((len(past), steps, 8))
-        current = np.zeros((len(past), steps), dtype=np.int64)
-        started = np.zeros(len(past), dtype=bool)
-        for step in range(path.shape[1]):
-            ahead = step - past.shape[1]
-            if ahead >= 0:
-                features[:, ahead, :3] = np.stack([last, memory, depth], 1) / PRICE_SCALE
-                current[:, ahead] = last_promoted * self.num_rungs + self._rung_of_log(last)
-            price, known = path[:, step], np.isfinite(path[:, step])
-            memory = np.where(
-                known,
-                np.where(started, REFERENCE_MEMORY * memory + (1 - REFERENCE_MEMORY) * np.nan_to_num(price), price),
-                memory,
-            )
-            depth = np.where(
-                known, REFERENCE_MEMORY * depth + (1 - REFERENCE_MEMORY) * np.minimum(np.nan_to_num(price), 0), depth
-            )
-            last = np.where(known, price, last)
-            last_promoted = np.where(known, promoted[:, step], last_promoted)
-            started |= known
-        features = np.clip(np.nan_to_num(features), -CLIP, CLIP)
-        features[..., 3] = started[:, None]
-        features[:, 0, 4] = np.nan_to_num(np.arcsinh(future[:, 0, INVENTORY] / scale))
+    def _decisions(self, past: np.ndarray, future: np.ndarray, statistics: WindowStatistics) -> dict[str, np.ndarray]:
+        """Logged actions, and what was known before each of them."""
+        scale, reference = statistics.scale[:, None], statistics.reference[:, None]
+        promoted = np.nan_to_num(future[..., PROMOTIONS]).max(-1) > 0
+        log_prices = np.log(own_prices(future) / reference)
+        state = states_before(
+            np.log(own_prices(past) / reference),
+            log_prices,
+            np.nan_to_num(past[..., PROMOTIONS]).max(-1) > 0,
+            promoted,
+        )
+        costs = _carried_costs(past, future)
+        cost_share = costs / reference
+        features = np.zeros((*log_prices.shape, NUM_DECISION_FEATURES))
+        features[..., :3] = np.stack([state.last, state.memory, state.depth], axis=-1) / PRICE_SCALE
+        features[..., 3] = state.started
+        # Tomorrow's stock depends on today's decision: only the stock at the origin is known.
+        features[:, 0, 4] = np.nan_to_num(np.arcsinh(future[:, 0, INVENTORY] / scale[:, 0]))
         features[:, 0, 5] = np.isfinite(future[:, 0, INVENTORY])
-        costs = self._carried_costs(past, future)
-        features[..., 6] = np.nan_to_num(costs / reference[:, None])
-        features[..., 7] = np.isfinite(costs)
-        actions = promoted[:, past.shape[1] :] * self.num_rungs + self._rung_of_log(np.nan_to_num(log_future))
-        chosen = np.isfinite(log_future) & ~(future[..., INTERVENTION] > 0)
+        features[..., 6] = np.nan_to_num(cost_share)
+        features[..., 7] = np.isfinite(cost_share)
         return {
-            "decision_features": features,
-            "current_actions": current,
-            "logged_actions": actions.astype(np.int64),
-            "logged_action_mask": chosen,
+            "decision_features": np.clip(features, -CLIP, CLIP),
+            "current_actions": state.last_promoted * self.num_rungs + self._rung_of_log(state.last),
+            "logged_actions": promoted * self.num_rungs + self._rung_of_log(np.nan_to_num(log_prices)),
+            "logged_action_mask": np.isfinite(log_prices) & ~(future[..., INTERVENTION] > 0),
             "unit_costs": costs,
             "future_inventory": future[..., INVENTORY],
         }
 
-    @staticmethod
-    def _carried_costs(past: np.ndarray, future: np.ndarray) -> np.ndarray:
-        """Last cost known before each step `(B, H)`; NaN where there is none. The cost of the step itself is known."""
-        path = np.concatenate([past[..., COST], future[..., COST]], axis=1)
-        known = np.where(np.isfinite(path), np.arange(path.shape[1]), -1)
-        latest = np.maximum.accumulate(known, axis=1)[:, past.shape[1] :]
-        return np.where(latest >= 0, np.take_along_axis(path, np.maximum(latest, 0), axis=1), np.nan)
 
-    def _rung_of_log(self, log_ratio: np.ndarray) -> np.ndarray:
-        position = np.rint((log_ratio - self.ladder_start) / self.ladder_step)
-        return np.clip(position, 0, self.num_rungs - 1).astype(np.int64)
+def _typed(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _per_item(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return values.reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+def _masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean over the second axis where True, NaN where nowhere."""
+    count = mask.sum(1)
+    return np.where(count > 0, np.where(mask, values, 0.0).sum(1) / np.maximum(count, 1), np.nan)
+
+
+def _reference(past: np.ndarray, future: np.ndarray) -> np.ndarray:
+    prices = own_prices(past)
+    reference = np.full(len(past), np.nan)
+    for row, series in enumerate(prices):
+        charged = series[np.isfinite(series)][-REFERENCE_PERIODS:]
+        if len(charged):
+            reference[row] = np.sort(charged)[(len(charged) - 1) // 2]
+            continue
+        listed = past[row, :, LIST][np.isfinite(past[row, :, LIST])]
+        # The first planned one, not the last: a forecast must not depend on how many later steps are asked for.
+        planned = future[row, :, LIST][np.isfinite(future[row, :, LIST])]
+        if len(listed) or len(planned):
+            reference[row] = listed[-1] if len(listed) else planned[0]
+    return reference
+
+
+def _units_are_whole(past: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """True where no fraction of a unit was ever sold, `(B,)`."""
+    units = np.where(observed, past[..., UNITS], 0.0)
+    return np.all(units == np.rint(units), axis=1)
+
+
+def _log_ratio(prices: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # a cost of zero clips at the lower end
+        return np.clip(np.log(prices / _per_item(reference, prices)) / PRICE_SCALE, -CLIP, CLIP)
+
+
+def _covariate(values: np.ndarray, past: np.ndarray) -> np.ndarray:
+    """Shares and flags as they are; other numbers relative to their own mean size in the past, no centring."""
+    size = np.where(np.isfinite(past), np.abs(past), 0.0)
+    is_share = (size.max(1, initial=0.0) <= 1.0)[:, None]
+    mean = size.sum(1) / np.maximum(np.isfinite(past).sum(1), 1)
+    relative = np.arcsinh(values / np.maximum(mean, 1e-6)[:, None])
+    return np.where(is_share, np.clip(values, -CLIP, CLIP), relative)
+
+
+def _past_channels(past: np.ndarray, statistics: WindowStatistics) -> tuple[np.ndarray, np.ndarray]:
+    observed, scale = statistics.observed, statistics.scale[:, None]
+    values = np.empty((*past.shape[:2], NUM_PAST_CHANNELS))
+    values[..., 0] = np.arcsinh(np.where(observed, past[..., UNITS], np.nan) / scale)
+    values[..., 1:5] = _log_ratio(past[..., PRICES], statistics.reference)
+    values[..., 5] = np.arcsinh(past[..., INVENTORY] / scale)
+    values[..., 6] = _covariate(past[..., TRAFFIC], past[..., TRAFFIC])
+    generic = slice(PROMOTIONS.start, PAST.stop)
+    values[..., generic] = _covariate(past[..., generic], past[..., generic])
+    knows_stock = np.isfinite(past[..., INVENTORY]) & observed
+    values[..., SOLD_OUT_CHANNEL] = np.where(knows_stock, sold_out(past), np.nan)
+    is_alive = np.isfinite(past).any(-1)
+    values[..., PAST_INTERVENTION_CHANNEL] = np.where(is_alive, np.nan_to_num(past[..., INTERVENTION]), np.nan)
+    mask = np.isfinite(values)
+    return np.nan_to_num(values), mask
+
+
+def _future_channels(
+    past: np.ndarray, future: np.ndarray, statistics: WindowStatistics
+) -> tuple[np.ndarray, np.ndarray]:
+    values = np.full((*future.shape[:2], NUM_KNOWN_CHANNELS), np.nan)
+    values[..., LIST_SLOT] = _log_ratio(future[..., LIST], statistics.reference)
+    values[..., PROMOTION_SLOTS] = np.clip(future[..., PROMOTIONS], -CLIP, CLIP)
+    values[..., KNOWN_SLOTS] = _covariate(future[..., KNOWN], past[..., KNOWN])
+    values[..., INTERVENTION_SLOT] = np.nan_to_num(future[..., INTERVENTION])  # a log without the mark is a log
+    # Only that a price is known: its value is a candidate.
+    knows_price = np.isfinite(future[..., PRICE]) & np.isfinite(statistics.reference)[:, None]
+    values[..., PRICE_SLOT] = np.where(knows_price, 0.0, np.nan)
+    # Stock at the origin only: later stock depends on what is decided and sold until then.
+    values[:, :1, INVENTORY_SLOT] = np.arcsinh(future[:, :1, INVENTORY] / statistics.scale[:, None])
+    mask = np.isfinite(values)
+    return np.nan_to_num(values), mask
+
+
+def _static_reals(given: np.ndarray, past: np.ndarray, statistics: WindowStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Level, history length, price habits and the panel's own static numbers: `(B, 12)` and their presence."""
+    observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
+    units = past[..., UNITS].astype(np.float64)
+    log_prices = np.log(own_prices(past) / reference)
+    moves = np.abs(np.diff(log_prices, axis=1))
+    recent = slice(-RECENT_PERIODS, None)
+    costs = past[..., COST] / reference
+    count = observed.sum(1)
+    columns = [
+        np.where(count > 0, np.log(statistics.scale) / 3, np.nan),
+        np.log1p(count) / 3,
+        _masked_mean(moves > 0.005, np.isfinite(moves)),
+        np.sqrt(_masked_mean(log_prices**2, np.isfinite(log_prices))) / PRICE_SCALE,
+        _masked_mean(units == 0, observed),
+        np.arcsinh(_masked_mean(units[:, recent], observed[:, recent]) / scale[:, 0]),
+        _masked_mean(np.abs(units / scale - 1), observed),
+        np.clip(_masked_mean(costs, np.isfinite(costs)), 0.0, CLIP),
+    ]
+    reals = np.concatenate([np.stack(columns, axis=1), np.arcsinh(given)], axis=1)
+    mask = np.isfinite(reals)
+    return np.nan_to_num(reals), mask
+
+
+def _calendar(timestamps: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    features = np.empty((*timestamps.shape, NUM_TIME_FEATURES), dtype=np.float32)
+    for name in set(frequency):
+        rows = frequency == name
+        features[rows] = calendar_features(timestamps[rows], name or "W")
+    return features
+
+
+def _targets(future: np.ndarray) -> dict[str, np.ndarray]:
+    mask = observed_units(future)
+    return {
+        "future_values": np.nan_to_num(future[..., UNITS]),
+        "future_observed_mask": mask,
+        "future_censored_mask": mask & sold_out(future),
+    }
+
+
+def _carried_costs(past: np.ndarray, future: np.ndarray) -> np.ndarray:
+    """Last cost known before each step `(B, H)`; NaN where there is none. The cost of the step itself is known."""
+    path = np.concatenate([past[..., COST], future[..., COST]], axis=1)
+    known = np.where(np.isfinite(path), np.arange(path.shape[1]), -1)
+    latest = np.maximum.accumulate(known, axis=1)[:, past.shape[1] :]
+    return np.where(latest >= 0, np.take_along_axis(path, np.maximum(latest, 0), axis=1), np.nan)
 
 
 PricingFMProcessor.register_for_auto_class("AutoFeatureExtractor")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from pricing_fm.models import PricingFMForPolicy
-from pricing_fm.models.modeling_pricing_fm import PRICE_SCALE
+from pricing_fm.models.channels import PRICE_SCALE
 from pricing_fm.models.outputs import PricingFMModelOutput
-from pricing_fm.models.processing_pricing_fm import REFERENCE_MEMORY
+from pricing_fm.models.recursion import REFERENCE_MEMORY
 from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
 
 Batch = dict[str, torch.Tensor]
