@@ -102,9 +102,9 @@ class PricingFMModel(PricingFMPreTrainedModel):
         """Replaces the hashed embedding of static categories."""
         self.category_embedding = value
 
-    def _positions(self, device: torch.device) -> torch.Tensor:
+    def _positions(self, tokens: int, device: torch.device) -> torch.Tensor:
         # Centre of each patch in periods before the origin; the two prefix tokens stand at the origin itself.
-        patch, tokens = self.config.patch_length, self.config.context_length // self.config.patch_length
+        patch = self.config.patch_length
         centres = (torch.arange(tokens, device=device) - tokens) * patch + (patch - 1) / 2
         return torch.cat([torch.zeros(NUM_PREFIX_TOKENS, device=device), centres])
 
@@ -136,17 +136,19 @@ class PricingFMModel(PricingFMPreTrainedModel):
             `PricingFMModelOutput`.
 
         Raises:
-            ValueError: If T is not the configuration's `context_length`.
+            ValueError: If T is more than the configuration's `context_length` or no multiple of its `patch_length`. Fewer
+                periods give the same answer as the same periods with nothing observed before them.
         """
-        if past_values.shape[1] != self.config.context_length:
+        length, patch = past_values.shape[1], self.config.patch_length
+        if length > self.config.context_length or length % patch:
             raise ValueError(
-                f"past_values hold {past_values.shape[1]} periods; this network reads {self.config.context_length} "
-                "(context_length). Build the batch with a processor of the same context_length"
+                f"past_values hold {length} periods; expected a multiple of {patch} (patch_length) up to "
+                f"{self.config.context_length} (context_length). Set the processor's context_length"
             )
         mask = past_observed_mask.to(self.dtype)
         steps = torch.cat([past_values.to(self.dtype) * mask, mask, past_time_features.to(self.dtype)], dim=-1)
-        patches = steps.unflatten(1, (-1, self.config.patch_length)).flatten(2)
-        observed = past_observed_mask.any(-1).unflatten(1, (-1, self.config.patch_length)).any(-1)
+        patches = steps.unflatten(1, (-1, patch)).flatten(2)
+        observed = past_observed_mask.any(-1).unflatten(1, (-1, patch)).any(-1)
 
         present = (static_categorical_features > 0)[..., None]
         categories = self.category_embedding(static_categorical_features) * present
@@ -160,7 +162,7 @@ class PricingFMModel(PricingFMPreTrainedModel):
         hidden = torch.cat([prefix, self.patch_embedding(patches)], dim=1)
         token_mask = torch.cat([observed.new_ones(len(observed), NUM_PREFIX_TOKENS), observed], dim=1)
 
-        positions = self._positions(hidden.device)
+        positions = self._positions(length // patch, hidden.device)
         for layer in self.encoder:
             hidden = self._run(layer, hidden, positions, token_mask)
         return PricingFMModelOutput(
@@ -192,7 +194,7 @@ class PricingFMModel(PricingFMPreTrainedModel):
         features = torch.cat([known, mask, future_time_features.to(self.dtype)], dim=-1)
         hidden = self.future_embedding(features) + encoded.static_state[:, None] + self.role_tokens[role]
         positions = torch.arange(hidden.shape[1], device=hidden.device, dtype=torch.float32)
-        context_positions = self._positions(hidden.device)
+        context_positions = self._positions(encoded.context_states.shape[1] - NUM_PREFIX_TOKENS, hidden.device)
         for layer in self.decoder:
             hidden = self._run(
                 layer, hidden, positions, encoded.context_states, context_positions, encoded.context_mask
@@ -243,7 +245,8 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
         """Log price ratios of the last `carry_over_length` periods, 0 where unknown: `(B, carry_over_length)`."""
         recent = slice(-self.config.carry_over_length, None)
         values = batch["past_values"][:, recent, PAST_PRICE_CHANNEL] * PRICE_SCALE
-        return torch.where(batch["past_observed_mask"][:, recent, PAST_PRICE_CHANNEL], values, 0.0)
+        values = torch.where(batch["past_observed_mask"][:, recent, PAST_PRICE_CHANNEL], values, 0.0)
+        return nn.functional.pad(values, (self.config.carry_over_length - values.shape[1], 0))
 
     def respond(self, states: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-response and elasticity `(B, P, M, H)` of the candidate paths.
