@@ -136,8 +136,8 @@ class PricingFMModel(PricingFMPreTrainedModel):
             `PricingFMModelOutput`.
 
         Raises:
-            ValueError: If T is more than the configuration's `context_length` or no multiple of its `patch_length`. Fewer
-                periods give the same answer as the same periods with nothing observed before them.
+            ValueError: If T exceeds the configuration's `context_length` or is no multiple of its `patch_length`. Fewer
+                periods give the answer of the same periods with nothing observed before them.
         """
         length, patch = past_values.shape[1], self.config.patch_length
         if length > self.config.context_length or length % patch:

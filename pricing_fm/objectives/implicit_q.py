@@ -31,8 +31,8 @@ def bootstrapped_targets(
     """One-step targets `r + discount * V(s')`; a termination has no next value, a truncation has one.
 
     Args:
-        rewards (`(...)`): Reward of the step.
-        next_values (`(...)`): Value of the next state.
+        rewards (`(...)`): Reward of the step, reward units.
+        next_values (`(...)`): Value of the next state, reward units; any finite number where there is none.
         terminations (`(...)`, bool): True = the process itself ended (nearly every end in a sales log is a truncation).
         discount (`float`): Per period, in [0, 1].
 
@@ -56,10 +56,11 @@ def advantage_weights(
     """Weights `exp(inverse_temperature * standardised advantage)`, clipped, with mean one over the masked entries.
 
     Standardised, so that one temperature serves every category and currency. With equal advantages every weight is
-    one, which is behaviour cloning.
+    one, which is behaviour cloning. Mean and spread are those of the entries given: a batch in several slices gets
+    slightly other weights than the batch in one.
 
     Args:
-        advantages (`(...)`): Of the logged actions.
+        advantages (`(...)`): Of the logged actions, in any unit.
         mask (`(...)`, bool): True = counts.
         inverse_temperature (`float`): 0 is behaviour cloning.
         max_weight (`float`): Clip before normalisation.
@@ -82,12 +83,29 @@ def advantage_weights(
 
 
 def effective_sample_size(weights: torch.Tensor) -> torch.Tensor:
-    """Kish's effective sample size of non-negative `weights` `(N,)`: `(sum w)^2 / sum w^2`."""
+    """How many equal weights would tell as much: `(sum w)^2 / sum w^2`.
+
+    Args:
+        weights (`(N,)`): Non-negative.
+
+    Returns:
+        `()`: 0 .. N.
+
+    References:
+        Kish 1965, Survey Sampling.
+    """
     return weights.sum() ** 2 / (weights**2).sum().clamp(min=1e-12)
 
 
 def conservative_penalty(action_values: torch.Tensor, logged_actions: torch.Tensor) -> torch.Tensor:
-    """Discrete CQL term `logsumexp_a Q(s, a) - Q(s, logged)`: `(..., actions)`, `(...)` -> `(...)`.
+    """Discrete CQL term `logsumexp_a Q(s, a) - Q(s, logged)`: pushes down values of what was not logged.
+
+    Args:
+        action_values (`(..., actions)`): Values, reward units.
+        logged_actions (`(...)`, long): What was done.
+
+    Returns:
+        `(...)`: Not negative.
 
     References:
         Kumar et al. 2020, Conservative Q-Learning, arXiv:2006.04779.

@@ -1,5 +1,6 @@
 """The reward of a price: margin, stock and customer terms, each in currency, summed with the recipe's weights."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,9 @@ class RewardWeights:
         lost_sales (`float`): Penalty per unit of demand that the stock could not serve, times price.
         price_change (`float`): Penalty for any change, as a share of the item's reference revenue per period.
         satisfaction (`float`): Of the consumer surplus gained against keeping the price.
+
+    Raises:
+        ValueError: If a weight is negative or not finite.
     """
 
     margin: float = field(default=1.0, metadata={"help": "weight of (price - cost) x sales"})
@@ -23,10 +27,10 @@ class RewardWeights:
     price_change: float = field(default=0.0, metadata={"help": "cost of any price change, share of reference revenue"})
     satisfaction: float = field(default=0.0, metadata={"help": "weight of consumer surplus against keeping the price"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value >= 0:
-                raise ValueError(f"reward weight {name} must not be negative, found {value}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"reward weight {name} must be finite and not negative, found {value}")
 
 
 def consumer_surplus_gain(demand: torch.Tensor, prices: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
@@ -34,7 +38,7 @@ def consumer_surplus_gain(demand: torch.Tensor, prices: torch.Tensor, current: t
 
     Args:
         demand (`(..., K)`): Units at each rung.
-        prices (`(..., K)`): Increasing prices.
+        prices (`(..., K)`): Currency, never falling.
         current (`(...)`, long): Current rung.
 
     Returns:
@@ -62,14 +66,15 @@ def ladder_rewards(
 
     Args:
         weights (`RewardWeights`): From the recipe.
-        prices (`(..., K)`): Rung prices, increasing.
+        prices (`(..., K)`): Rung prices, never falling.
         costs (`(...)`): Unit cost; 0 only if the weights give margin no weight.
-        demand, sales (`(..., K)`): Expected demand, and what the stock can serve of it.
+        demand (`(..., K)`): Expected demand, units.
+        sales (`(..., K)`): What the stock can serve of it, units.
         current (`(...)`, long): Rung before the decision.
         reference_revenue (`(...)`): Reference price x mean units per period; currency.
 
     Returns:
-        Sum `(..., K)` and a dictionary of its weighted terms.
+        Sum `(..., K)` and a dictionary of its weighted terms, `(..., K)` each.
     """
     moved = torch.arange(prices.shape[-1], device=prices.device) != current[..., None]
     terms = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pricing_fm.models import PricingFMForPolicy
-from pricing_fm.models.channels import PRICE_SCALE
+from pricing_fm.models.channels import PRICE_SCALE, PRICE_SLOT
 from pricing_fm.models.outputs import PricingFMModelOutput
 from pricing_fm.models.recursion import REFERENCE_MEMORY
 from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
@@ -61,9 +61,8 @@ def ladder_demand(
     if response_head is None:
         raise ValueError("policy learning needs price_response='monotone'; this model has 'free'")
     states = model.demand_states(encoded, batch)
-    steps = states.shape[1]
-    rungs = log_rungs[:, None].expand(-1, steps, -1)
-    path = torch.where(batch["logged_action_mask"], batch["candidate_prices"][:, 0], 0.0)
+    rungs = log_rungs[:, None].expand(-1, states.shape[1], -1)
+    path = torch.where(batch["future_known_mask"][..., PRICE_SLOT], batch["candidate_prices"][:, 0], 0.0)
     response = response_head.on_ladder(states, rungs, path, model.past_log_prices(batch)).permute(0, 3, 1, 2)
     log_mean, _, zero_logit = model.demand_head.count_parameters(states)
     mean = batch["scale"][:, None] * log_mean.exp() * torch.sigmoid(-zero_logit)
@@ -80,7 +79,7 @@ def features_after(features: torch.Tensor, upcoming: torch.Tensor, log_rungs: to
     """Decision features of the next step under each rung, by the known recursion.
 
     Args:
-        features (`(B, H, F)`): Before the decision: last price, reference price and discount depth first.
+        features (`(B, H, F)`): Before the decision: last price, reference price, discount depth, any price seen.
         upcoming (`(B, H, F)`): Logged features of the next step; what the price does not move is taken from here.
         log_rungs (`(B, K)`): Log ratio of the rungs to the reference price.
 
@@ -88,17 +87,61 @@ def features_after(features: torch.Tensor, upcoming: torch.Tensor, log_rungs: to
         `(B, H, K, F)`.
     """
     scaled = (log_rungs / PRICE_SCALE)[:, None].expand(-1, features.shape[1], -1)
-    memory, depth = features[..., 1:2], features[..., 2:3]
+    memory, depth, started = features[..., 1:2], features[..., 2:3], features[..., 3:4] > 0
+    remembered = REFERENCE_MEMORY * memory + (1 - REFERENCE_MEMORY) * scaled
     moved = torch.stack(
         [
             scaled,
-            REFERENCE_MEMORY * memory + (1 - REFERENCE_MEMORY) * scaled,
+            torch.where(started, remembered, scaled),  # the first price of all is the memory
             REFERENCE_MEMORY * depth + (1 - REFERENCE_MEMORY) * scaled.clamp(max=0),
+            torch.ones_like(scaled),
         ],
         dim=-1,
     )
-    rest = upcoming[:, :, None, 3:].expand(-1, -1, scaled.shape[-1], -1)
+    rest = upcoming[:, :, None, moved.shape[-1] :].expand(-1, -1, scaled.shape[-1], -1)
     return torch.cat([moved, rest], dim=-1)
+
+
+def relative_rewards(
+    batch: Batch, rung_prices: torch.Tensor, demand: torch.Tensor, sales: torch.Tensor, weights: RewardWeights
+) -> torch.Tensor:
+    """Reward of every rung less that of keeping the origin's price, in reference revenues per period.
+
+    A price change is what differs from the period before; keeping the origin's price never is one.
+
+    Args:
+        batch (`dict`): From the processor.
+        rung_prices (`(B, K)`): Currency, never falling.
+        demand (`(B, H, K, M)`): Units per period.
+        sales (`(B, H, K, M)`): What the stock serves of it.
+        weights (`RewardWeights`): Of the reward.
+
+    Returns:
+        `(B, H, K, M)`.
+
+    Raises:
+        ValueError: If margin counts and a cost is missing.
+    """
+    costs = batch["unit_costs"]
+    if weights.margin > 0 and not bool(torch.isfinite(costs).all()):
+        raise ValueError("the reward counts margin, but some items have no cost: give `cost` or an assumed cost share")
+    members_first = (0, 1, 3, 2)
+    demand, sales = demand.permute(members_first), sales.permute(members_first)
+    per_step, rungs = demand.shape[:-1], demand.shape[-1]
+    before = batch["current_actions"] % rungs
+    origin = before[:, :1, None].expand(per_step)
+    revenue = (batch["reference_price"] * batch["scale"])[:, None, None].expand(per_step)
+    total, terms = ladder_rewards(
+        weights,
+        rung_prices[:, None, None].expand_as(demand),
+        torch.nan_to_num(costs)[..., None].expand(per_step),
+        demand,
+        sales,
+        before[..., None].expand(per_step),
+        revenue,
+    )
+    kept = (total - terms["price_change"]).gather(-1, origin[..., None])
+    return ((total - kept) / revenue[..., None]).permute(members_first)
 
 
 def ladder_values(
@@ -117,7 +160,7 @@ def ladder_values(
         encoded (`PricingFMModelOutput`): Of `batch`.
         decision_states (`(B, H, size)`): From `model.decision_states`.
         batch (`dict`): From the processor; `unit_costs` `(B, H)` must be finite if `weights.margin` is positive.
-        rung_prices (`(B, K)`): Currency, increasing.
+        rung_prices (`(B, K)`): Currency, never falling.
         weights (`RewardWeights`): Of the reward.
         discount (`float`): Per period.
 
@@ -125,33 +168,14 @@ def ladder_values(
         `LadderValues`.
 
     Raises:
-        ValueError: If margin counts and a cost is missing.
+        ValueError: If margin counts and a cost is missing, or the model's price response is free.
     """
-    costs = batch["unit_costs"]
-    if weights.margin > 0 and not bool(torch.isfinite(costs).all()):
-        raise ValueError("the reward counts margin, but some items have no cost: give `cost` or an assumed cost share")
     log_rungs = ladder_log_prices(batch, rung_prices)
     demand, sales = ladder_demand(model, encoded, batch, log_rungs)
-    members_first = (0, 1, 3, 2)
-    prices = rung_prices[:, None, None].expand(-1, *demand.shape[1:2], demand.shape[3], -1)
-    rungs = rung_prices.shape[1]
-    origin_rung = (batch["current_actions"][:, :1] % rungs)[..., None].expand(prices.shape[:-1])
-    revenue = (batch["reference_price"] * batch["scale"])[:, None, None].expand(prices.shape[:-1])
-    rewards, _ = ladder_rewards(
-        weights,
-        prices,
-        torch.nan_to_num(costs)[..., None].expand(prices.shape[:-1]),
-        demand.permute(members_first),
-        sales.permute(members_first),
-        origin_rung,
-        revenue,
-    )
-    kept = rewards.gather(-1, origin_rung[..., None])
-    rewards = ((rewards - kept) / revenue[..., None]).permute(members_first)
-
+    rewards = relative_rewards(batch, rung_prices, demand, sales, weights)
     features = batch["decision_features"]
     after = features_after(features[:, :-1], features[:, 1:], log_rungs)
-    next_states = decision_states[:, 1:, None].expand(-1, -1, rungs, -1)
+    next_states = decision_states[:, 1:, None].expand(-1, -1, rung_prices.shape[1], -1)
     following = model.decision_head.values(next_states, after)[..., None]
     values = torch.cat([rewards[:, :-1] + discount * following, rewards[:, -1:]], dim=1)
     return LadderValues(rewards=rewards, values=values)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pricing_fm.models import PricingFMProcessor
+from pricing_fm.models.channels import observed_units
 from pricing_fm.names import CHANNEL_INDEX, CHANNELS, KNOWN_SLOTS, PROMOTION_SLOTS, UNITS
 from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler
 
@@ -25,6 +26,9 @@ class TaskMix:
         hide_patches (`float`): A contiguous stretch of past units is hidden and has to be reconstructed.
         drop_channel (`float`): Per optional channel.
         drop_category (`float`): Per static category.
+
+    Raises:
+        ValueError: If one is no probability, or those that exclude each other sum to more than 1.
     """
 
     hide_future: float = 0.1
@@ -34,10 +38,13 @@ class TaskMix:
     drop_channel: float = 0.1
     drop_category: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a probability, found {value}")
+        hiding = self.hide_future + self.hide_promotions + self.hide_price
+        if hiding > 1 + 1e-9:
+            raise ValueError(f"hide_future, hide_promotions and hide_price exclude each other, and sum to {hiding}")
 
 
 class PretrainBatchSource:
@@ -64,7 +71,7 @@ class PretrainBatchSource:
         seed: int,
         tasks: TaskMix | None = None,
         minimum_history: int = 8,
-    ):
+    ) -> None:
         self.processor, self.batch_size, self.seed = processor, batch_size, seed
         self.tasks = TaskMix() if tasks is None else tasks
         self.sampler = WindowSampler(
@@ -80,7 +87,22 @@ class PretrainBatchSource:
     def batch(
         self, step: int, micro_step: int = 0, rank: int = 0, world_size: int = 1, num_micro_steps: int = 1
     ) -> dict[str, torch.Tensor]:
-        """One slice of the global batch of `step`: rows `micro_step * world_size + rank :: world_size * num_micro_steps`."""
+        """One slice of the global batch of a step: every `world_size * num_micro_steps`-th row.
+
+        Args:
+            step (`int`): Zero-based optimizer step.
+            micro_step (`int`): In `[0, num_micro_steps)`.
+            rank (`int`): In `[0, world_size)`.
+            world_size (`int`): Processes.
+            num_micro_steps (`int`): Slices per process and step.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The processor's batch, and what is to be reconstructed: `hidden_values` `(b, T)`,
+            asinh units, and `hidden_mask` `(b, T)`.
+
+        Raises:
+            ValueError: If the batch cannot be cut into so many equal slices.
+        """
         part, parts = micro_step * world_size + rank, world_size * num_micro_steps
         if self.batch_size % parts:
             raise ValueError(
@@ -93,16 +115,18 @@ class PretrainBatchSource:
         return self._collate(windows, draws[part::parts])
 
     def _collate(self, windows: RawWindows, draws: np.ndarray) -> dict[str, torch.Tensor]:
+        observed = observed_units(windows.past)
         windows = self._hide_future(windows, draws[:, 0])
         windows = self._drop(windows, draws[:, 4:])
-        hidden = self._hidden_stretch(windows, draws[:, 1:4])
-        units = windows.past[..., CHANNEL_INDEX[UNITS]]
-        past = windows.past.copy()
-        past[..., CHANNEL_INDEX[UNITS]] = np.where(hidden, np.nan, units)
+        stretch = self._hidden_stretch(windows, draws[:, 1:4])
+        # Some sales have to stay: without any the scale is a guess, and the sample's loss has no bound.
+        stretch &= (observed & ~stretch).any(1)[:, None]
+        hidden = stretch & observed
+        past, units = windows.past.copy(), windows.past[..., CHANNEL_INDEX[UNITS]]
+        past[..., CHANNEL_INDEX[UNITS]] = np.where(stretch, np.nan, units)
         batch = self.processor(replace(windows, past=past))
-        hidden &= np.isfinite(units)
-        scale = batch["scale"].numpy()[:, None]
-        batch["hidden_values"] = torch.from_numpy(np.arcsinh(np.where(hidden, units, 0.0) / scale).astype(np.float32))
+        scaled = np.where(hidden, units, 0.0) / batch["scale"].numpy()[:, None]
+        batch["hidden_values"] = torch.from_numpy(np.arcsinh(scaled).astype(np.float32))
         batch["hidden_mask"] = torch.from_numpy(hidden)
         return batch
 

@@ -1,4 +1,4 @@
-"""Offline policy learning on the decision heads: in-sample values on the price ladder, then an advantage-weighted policy."""
+"""Offline policy learning on the decision heads: in-sample values on the price ladder, advantage-weighted policy."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.models.losses import mean_over_observed
-from pricing_fm.models.outputs import DemandOutput
+from pricing_fm.models.outputs import DemandOutput, PricingFMModelOutput
 from pricing_fm.objectives.implicit_q import (
     advantage_weights,
     bootstrapped_targets,
@@ -18,6 +18,11 @@ from pricing_fm.objectives.implicit_q import (
 )
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import ladder_values
+
+Batch = dict[str, torch.Tensor]
+
+# Where the parameters of the decision heads stand in the network.
+DECISION_HEAD = "decision_head."
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,15 @@ class PolicyArguments:
     inverse_temperature: float = field(default=2.0, metadata={"help": "sharpness of the advantage weights"})
     aggressiveness: float = field(
         default=200.0,
-        metadata={"help": "at inference: log-odds of an advantage of one reference revenue per period (0: policy alone)"},
+        metadata={
+            "help": "at inference: log-odds of an advantage of one reference revenue per period (0: policy alone)"
+        },
     )
     assumed_cost_share: float | None = field(
         default=None, metadata={"help": "unit cost / reference price where the log has no cost"}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.algorithm not in ("structured", "raw", "cloning"):
             raise ValueError(f"algorithm must be structured, raw or cloning, found {self.algorithm!r}")
         if not 0 <= self.discount <= 1:
@@ -64,8 +71,16 @@ class PolicyArguments:
             raise ValueError(f"assumed_cost_share must be in [0, 1), found {self.assumed_cost_share}")
 
 
-def with_assumed_cost(batch: dict[str, torch.Tensor], share: float | None) -> dict[str, torch.Tensor]:
-    """The batch with missing unit costs replaced by a stated share of the reference price; unchanged without a share."""
+def with_assumed_cost(batch: Batch, share: float | None) -> Batch:
+    """The batch with missing unit costs replaced by a stated share of the reference price.
+
+    Args:
+        batch (`dict`): From the processor; not changed.
+        share (`float`, *optional*): Unit cost / reference price; None = the batch as it is.
+
+    Returns:
+        `dict`: With `unit_costs` `(B, H)`, currency.
+    """
     if share is None:
         return batch
     costs = batch["unit_costs"]
@@ -73,7 +88,7 @@ def with_assumed_cost(batch: dict[str, torch.Tensor], share: float | None) -> di
 
 
 class PolicyLearner(nn.Module):
-    """Adds the policy losses to a network; only what has `requires_grad` learns, the trunk's states are detached.
+    """Adds the policy losses to a network. Only the decision heads learn: the trunk's states are detached.
 
     Windows must hold `horizon + 1` future periods: the last one is the next state of the last decision. A window's end
     is a truncation: it bootstraps from the value of that state.
@@ -84,6 +99,10 @@ class PolicyLearner(nn.Module):
         processor (`PricingFMProcessor`): For the ladder.
         arguments (`PolicyArguments`): Algorithm and horizon.
         rewards (`RewardWeights`): Of the reward.
+
+    Raises:
+        ValueError: If something else than decision heads requires a gradient, or nothing does: it would get none, and
+            silence would look like learning.
     """
 
     def __init__(
@@ -93,65 +112,88 @@ class PolicyLearner(nn.Module):
         processor: PricingFMProcessor,
         arguments: PolicyArguments,
         rewards: RewardWeights,
-    ):
+    ) -> None:
         super().__init__()
+        learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        foreign = [name for name in learned if not name.startswith(DECISION_HEAD)]
+        if foreign or not learned:
+            raise ValueError(
+                f"the policy losses reach the parameters under {DECISION_HEAD!r} alone: "
+                f"{len(learned) - len(foreign)} of them and {len(foreign)} others ({foreign[:2]}) require a gradient. "
+                "Set requires_grad before building the learner"
+            )
         self.network = network
         self._model = (model,)  # in a tuple: the same parameters must not be registered twice
         self.processor, self.arguments, self.rewards = processor, arguments, rewards
 
     def forward(self, **batch: torch.Tensor) -> DemandOutput:
-        """Mean over the batch of per-sample losses: behaviour, value and policy."""
+        """Mean over the batch of per-sample losses: behaviour, value and policy.
+
+        Args:
+            batch (`dict`): From the processor, two future periods or more.
+
+        Returns:
+            `DemandOutput`: With `loss` and `loss_terms`.
+
+        Raises:
+            ValueError: If a window has no next state, or a cost is missing that the reward counts.
+        """
         model = self._model[0]
         batch = with_assumed_cost(batch, self.arguments.assumed_cost_share)
+        mask = self._decisions(batch)
         with torch.no_grad():
             encoded = model.encode(batch)
             states = model.decision_states(encoded, batch)
         head, features, current = model.decision_head, batch["decision_features"], batch["current_actions"]
-        logged, mask = batch["logged_actions"], batch["logged_action_mask"].clone()
-        mask[:, -1] = False  # the last period is a next state, not a decision
-        behavior = -_chosen(head.behavior_log_probs(states, features, current), logged)
-        policy = -_chosen(head.policy_log_probs(states, features, current), logged)
+        behavior = -_chosen(head.behavior_log_probs(states, features, current), batch["logged_actions"])
+        policy = -_chosen(head.policy_log_probs(states, features, current), batch["logged_actions"])
+        values = head.values(states, features)
         terms = {"behavior": mean_over_observed(behavior, mask)}
+        report = {}
         if self.arguments.algorithm == "cloning":
             terms["policy"] = mean_over_observed(policy, mask)
+            # Times zero: data-parallel training waits for a gradient of every parameter that is to be trained.
+            terms["value"] = 0.0 * values.sum(-1)
         else:
-            values = head.values(states, features)
             # Detached: the target of a value must not move with it (semi-gradient temporal difference).
-            targets = self._targets(model, encoded, states, batch, logged)
-            residuals = targets - values
+            residuals = self._targets(model, encoded, states, batch) - values
             weights = advantage_weights(residuals.detach(), mask, self.arguments.inverse_temperature)
             terms["value"] = mean_over_observed(expectile_loss(residuals, self.arguments.expectile), mask)
             terms["policy"] = mean_over_observed(weights * policy, mask)
-        loss = torch.stack(list(terms.values())).sum(0)
-        report = {name: term.mean().detach() for name, term in terms.items()}
-        if self.arguments.algorithm != "cloning" and bool(mask.any()):
             report["weight_ess_share"] = effective_sample_size(weights[mask]) / mask.sum()
-        return DemandOutput(loss=loss.mean(), loss_terms=report)
+        report |= {name: term.mean().detach() for name, term in terms.items()}
+        return DemandOutput(loss=torch.stack(list(terms.values())).sum(0).mean(), loss_terms=report)
+
+    def _decisions(self, batch: Batch) -> torch.Tensor:
+        """True where a logged decision is learned from, `(B, H)`."""
+        mask = batch["logged_action_mask"].clone()
+        if mask.shape[1] < 2:
+            raise ValueError("windows hold one future period; a decision needs the period after it as its next state")
+        mask[:, -1] = False  # the last period is a next state, not a decision
+        if self.arguments.algorithm == "raw":
+            mask &= batch["future_observed_mask"]  # no reward without sales
+        return mask
 
     @torch.no_grad()
-    def _targets(self, model, encoded, states, batch, logged) -> torch.Tensor:
+    def _targets(
+        self, model: PricingFMForPolicy, encoded: PricingFMModelOutput, states: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
         """One-step targets of the logged actions, `(B, H)`; the last step has none and is masked by the caller."""
         if self.arguments.algorithm == "raw":
             return self._raw_targets(model, states, batch)
-        rungs = torch.from_numpy(self.processor.rung_prices(batch["reference_price"].cpu().numpy().astype("float64")))
-        ladder = ladder_values(
-            model,
-            encoded,
-            states,
-            batch,
-            rungs.to(states),
-            self.rewards,
-            self.arguments.discount,
-        )
-        values = ladder.values.mean(-1)
-        return _chosen(values, logged % self.processor.num_rungs)
+        rungs = self.processor.rung_prices(batch["reference_price"].double().cpu().numpy())
+        prices = torch.from_numpy(rungs).to(batch["scale"])
+        ladder = ladder_values(model, encoded, states, batch, prices, self.rewards, self.arguments.discount)
+        return _chosen(ladder.values.mean(-1), batch["logged_actions"] % self.processor.num_rungs)
 
-    def _raw_targets(self, model, states, batch) -> torch.Tensor:
+    def _raw_targets(self, model: PricingFMForPolicy, states: torch.Tensor, batch: Batch) -> torch.Tensor:
         price = batch["reference_price"][:, None] * batch["candidate_prices"][:, 0].exp()
-        cost = torch.nan_to_num(batch["unit_costs"]) if self.rewards.margin > 0 else torch.zeros_like(price)
-        weight = self.rewards.margin if self.rewards.margin > 0 else self.rewards.revenue
-        rewards = weight * (price - cost) * batch["future_values"]
-        rewards = rewards / (batch["reference_price"] * batch["scale"])[:, None]
+        unit_reward = self.rewards.revenue * price
+        if self.rewards.margin > 0:
+            if not bool(torch.isfinite(batch["unit_costs"]).all()):
+                raise ValueError("the reward counts margin, but some items have no cost: give `cost` or assume a share")
+            unit_reward = unit_reward + self.rewards.margin * (price - batch["unit_costs"])
+        rewards = unit_reward * batch["future_values"] / (batch["reference_price"] * batch["scale"])[:, None]
         values = model.decision_head.values(states, batch["decision_features"])
         following = functional.pad(values[:, 1:], (0, 1))
         ended = torch.zeros_like(following, dtype=torch.bool)
