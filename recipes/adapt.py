@@ -8,25 +8,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import set_seed
 
 from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, category_slugs, save_adapter
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
-from pricing_fm.errors import PanelError
 from pricing_fm.guardrails import load_guardrails
 from pricing_fm.hub import download
-from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.models import PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
-from pricing_fm.policy import category_support, load_base, write_ladder
+from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, adapt, visible_panel
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.policy_learning import PolicyArguments
+
+ALL = "all"  # one adapter for every category of the panel
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class SourceArguments:
 
     base: str = field(metadata={"help": "Folder or Hub repository of the base."})
     panel: str = field(metadata={"help": "Sales log: path or Hub dataset id."})
-    schema: str | None = field(default=None, metadata={"help": "Schema of the panel; none = its columns bear panel names."})
+    schema: str | None = field(
+        default=None, metadata={"help": "Schema of the panel; none = its columns bear panel names."}
+    )
     category: str = field(default="all", metadata={"help": "Exact value in the data, or all for the whole panel."})
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
 
@@ -68,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         output.output_dir,
         base,
         fingerprint,
-        category=None if source.category == "all" else source.category,
+        category=None if source.category == ALL else source.category,
     )
-    save_rest(folder, model, processor, full, panel, arguments, result)
+    save_rest(folder, processor, full, panel, fingerprint, arguments, result)
     return result
 
 
@@ -85,69 +89,60 @@ def check_costs(panel: Panel, policy: PolicyArguments, rewards: RewardWeights) -
 
 def save_rest(
     folder: Path,
-    model: PricingFMForPolicy,
     processor: PricingFMProcessor,
     full: Panel,
     visible: Panel,
-    arguments: Sequence[object],
+    fingerprint: str,
+    arguments: Sequence[Any],
     result: AdaptationResult,
 ) -> None:
     """Everything of the artifact beside the PEFT files: processor, ladder, rules, recipe, results, seal and card."""
     source, how, policy, rewards, _, _, loop, _ = arguments
     processor.save_pretrained(folder)
-    write_support(folder, visible, processor, source.category, how, policy, rewards)
+    support = count_support(visible, processor, None if source.category == ALL else source.category)
+    # Only structured values can be asked about prices that were not logged in that state.
+    aggressiveness = policy.aggressiveness if policy.algorithm == "structured" else 0.0
+    write_ladder(folder, support, how.objective != "forecast", rewards, policy.discount, aggressiveness)
     (folder / "guardrails.json").write_text(json.dumps(load_guardrails(source.guardrails).as_dict(), indent=1) + "\n")
     save_recipe(folder, arguments)
     rows = measured_rows(result, source.category, full.name, how.weeks, loop.seed)
     write_results(folder, build_results("adapt", [DataSource(full.name, full.fingerprint())], rows))
-    write_manifest(folder, "adapter", json.loads((folder / "adapter_config.json").read_text())["auto_mapping"]["base_fingerprint"])
+    write_manifest(folder, "adapter", fingerprint)
     write_card(folder, CardText(title=folder.name))
-    chosen = f"{result.demand_steps} of {how.demand_steps} demand steps" if result.zero_shot_loss else "no demand steps"
+    chosen = f"{result.demand_steps} of at most {how.demand_steps} demand steps"
     print(f"{folder}: {chosen}, {result.trained_parameters:,} parameters, {result.seconds:.1f} s")
 
 
-def write_support(
-    folder: Path,
-    visible: Panel,
-    processor: PricingFMProcessor,
-    category: str,
-    how: AdaptArguments,
-    policy: PolicyArguments,
-    rewards: RewardWeights,
-) -> None:
-    """The rungs that the visible weeks have tried."""
+def count_support(visible: Panel, processor: PricingFMProcessor, category: str | None) -> CategorySupport:
+    """The rungs that the visible weeks have tried; none without visible weeks (k = 0)."""
     if not len(visible.frame):
-        raise PanelError(f"no visible weeks of {category!r}: there is nothing to adapt to; use the base without an adapter")
-    situation = read_situation(visible, processor.context_length, 1)
-    windows = situation.windows
-    support = category_support(
-        windows,
-        processor.reference_prices(windows.past, windows.future),
-        processor,
-        None if category == "all" else category,
-    )
-    write_ladder(folder, support, how.objective != "forecast", rewards, policy.discount, policy.aggressiveness)
+        nothing = [[0] * processor.num_rungs for _ in range(2)]
+        return CategorySupport(
+            category, processor.ladder_start, processor.ladder_step, processor.num_rungs, nothing, nothing
+        )
+    windows = read_situation(visible, processor.context_length, 1).windows
+    references = processor.reference_prices(windows.past, windows.future)
+    return category_support(windows, references, processor, category)
 
 
 def measured_rows(result: AdaptationResult, category: str, panel: str, weeks: int | None, seed: int) -> list[ResultRow]:
-    """Holdout losses before and after, and what the adaptation took."""
-    rows = []
-    for model, value in (("base", result.zero_shot_loss), ("adapter", result.adapted_loss)):
-        if value is not None:
-            rows.append(
-                ResultRow(
-                    "demand_loss",
-                    float(value),
-                    model,
-                    panel,
-                    split="validation",
-                    category=category,
-                    k=weeks,
-                    seed=seed,
-                    train_s=result.seconds,
-                )
-            )
-    return rows
+    """Holdout losses before and after."""
+    losses = {"base": result.zero_shot_loss, "adapter": result.adapted_loss}
+    return [
+        ResultRow(
+            "demand_loss",
+            value,
+            model,
+            panel,
+            split="validation",
+            category=category,
+            k=weeks,
+            seed=seed,
+            train_s=result.seconds,
+        )
+        for model, value in losses.items()
+        if value is not None
+    ]
 
 
 if __name__ == "__main__":

@@ -94,16 +94,26 @@ def _rows(table: pd.DataFrame, task: str, seed: int, k: int | None) -> list[Resu
     for policy in totals:
         gap = compute_gap_closed(totals[policy].to_numpy(), totals["manager"].to_numpy(), totals["oracle"].to_numpy())
         kept = gap.shares[np.isfinite(gap.shares)]
-        common = {"model": str(policy), "task": task, "seed": seed, "k": k}
-        rows.append(ResultRow("value", float(totals[policy].sum()), n=len(table) // totals.shape[1], **common))
+        count = len(table) // totals.shape[1]
+        rows.append(ResultRow("value", float(totals[policy].sum()), str(policy), task, n=count, seed=seed, k=k))
         for category, share in zip(totals.index, gap.shares):
             if np.isfinite(share):
-                rows.append(ResultRow("gap_closed", float(share), category=str(category), **common))
+                rows.append(
+                    ResultRow("gap_closed", float(share), str(policy), task, category=str(category), seed=seed, k=k)
+                )
         if len(kept):
-            interval = stratified_bootstrap(kept, ["category"] * len(kept), level=0.9, seed=seed)
+            found = stratified_bootstrap(kept, ["category"] * len(kept), level=0.9, seed=seed)
             rows.append(
                 ResultRow(
-                    "gap_closed", interval.value, lower=interval.lower, upper=interval.upper, n=len(kept), **common
+                    "gap_closed",
+                    found.value,
+                    str(policy),
+                    task,
+                    lower=found.lower,
+                    upper=found.upper,
+                    n=len(kept),
+                    seed=seed,
+                    k=k,
                 )
             )
     return rows

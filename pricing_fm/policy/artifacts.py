@@ -144,7 +144,9 @@ def load_policy_parts(
     for place in wanted:
         entry = _load_one(place, model, fingerprint)
         if entry.category in loaded:
-            raise ArtifactError(f"two adapters for category {entry.category!r}: {loaded[entry.category].folder}, {place}")
+            raise ArtifactError(
+                f"two adapters for category {entry.category!r}: {loaded[entry.category].folder}, {place}"
+            )
         loaded[entry.category] = entry
     if isinstance(adapter, Mapping):
         _check_categories(adapter, loaded)

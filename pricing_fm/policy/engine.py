@@ -1,14 +1,15 @@
-"""Runs the network over many items in chunks of one fixed size, so that an item's answer does not depend on its company."""
+"""Runs the network over many items in chunks of one fixed size: an answer does not depend on its company."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.objectives.holding import holding_advantages
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.objectives.structured_q import ladder_values
 from pricing_fm.policy.situation import Situation
 
 # Every forward pass sees exactly this many items (the last chunk is padded): kernels round differently for different
@@ -35,12 +36,12 @@ class PathDemand:
 
 
 @dataclass(frozen=True)
-class LadderScores:
-    """What the decision heads say at the origin; K rungs, M members; for the planned promotion only.
+class PolicyScores:
+    """What the decision heads say of P candidate prices at the origin; M members; given the planned promotion.
 
     Args:
-        behavior, policy (`(N, K)`): Log probabilities given the promotion.
-        advantages (`(N, K, M)`): Value over keeping the price, reference revenues per period.
+        behavior, policy (`(N, P)`): Log probability of the candidate's rung.
+        advantages (`(N, P, M)`): Value of holding it over keeping the price, reference revenues per period.
     """
 
     behavior: np.ndarray
@@ -64,7 +65,8 @@ class Engine:
         """Quantile levels of the network, `(Q,)`."""
         return np.asarray(self.model.config.quantile_levels)
 
-    def _batches(self, situation: Situation):
+    def _batches(self, situation: Situation) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, torch.Tensor]]]:
+        """Rows of each chunk, the same padded to the chunk's size, and the padded batch."""
         for start in range(0, len(situation), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(situation)))
             padded = np.concatenate([rows, np.full(CHUNK - len(rows), rows[-1])])
@@ -105,25 +107,35 @@ class Engine:
                 moved.append(self.model.demand(encoded, shifted).mean.clamp(min=1e-9).log())
             elasticity = (moved[0] - moved[1]) / (2 * FINITE_DIFFERENCE)
             spread = torch.full_like(elasticity, torch.nan)
-            factor = torch.ones_like(output.mean)[:, :, None]
+            response = (elasticity, spread, torch.ones_like(output.mean)[:, :, None])
         else:
-            elasticity, spread = output.elasticity, output.elasticity_std
-            factor = (output.member_response - output.member_response.mean(2, keepdim=True)).exp()
-        tensors = (output.quantile_values, output.mean, elasticity, spread, factor)
+            centred = output.member_response - output.member_response.mean(2, keepdim=True)
+            response = (output.elasticity, output.elasticity_std, centred.exp())
+        tensors = (output.quantile_values, output.mean, *response)
         return tuple(tensor.double().cpu().numpy() for tensor in tensors)
 
     @torch.inference_mode()
-    def ladder(self, situation: Situation, rewards: RewardWeights, discount: float, costs: np.ndarray) -> LadderScores:
-        """Scores of every rung at the origin, for the planned promotion.
+    def scores(
+        self,
+        situation: Situation,
+        prices: np.ndarray,
+        rewards: RewardWeights,
+        discount: float,
+        costs: np.ndarray,
+        lead: int,
+    ) -> PolicyScores:
+        """What the decision heads say of candidate prices at the origin, under the planned promotion.
 
         Args:
-            situation (`Situation`): N items with at least two planned periods (the second is the next state).
+            situation (`Situation`): N items; the price is held over all planned periods but the first `lead`.
+            prices (`np.ndarray`, shape `(N, P)`): Candidates, currency; one column holds the current price.
             rewards (`RewardWeights`): Of the reward.
             discount (`float`): Per period.
             costs (`np.ndarray`, shape `(N,)`): Unit costs, currency; finite where margin counts.
+            lead (`int`): Periods before the price is in force.
 
         Returns:
-            `LadderScores`.
+            `PolicyScores`.
         """
         parts = []
         for rows, padded, batch in self._batches(situation):
@@ -131,22 +143,27 @@ class Engine:
                 torch.from_numpy(costs[padded]).to(batch["unit_costs"])[:, None].expand_as(batch["unit_costs"])
             )
             encoded = self.model.encode(batch)
-            states = self.model.decision_states(encoded, batch)
             decided = self.model.decide(encoded, batch)
-            rungs = self.processor.rung_prices(batch["reference_price"].double().cpu().numpy())
-            values = ladder_values(
-                self.model, encoded, states, batch, torch.from_numpy(rungs).to(states), rewards, discount
-            ).values[:, 0]
-            kept = batch["current_actions"][:, 0] % self.processor.num_rungs
-            kept_values = values.gather(1, kept[:, None, None].expand(-1, 1, values.shape[-1]))
-            promoted = torch.from_numpy((situation.planned_promotion[padded, 0] > 0).astype(np.int64)).to(kept)
-            scores = [
-                self._given_promotion(log_probs[:, 0], promoted)
+            advantages = holding_advantages(
+                self.model,
+                encoded,
+                batch,
+                torch.from_numpy(prices[padded]).to(batch["scale"]),
+                torch.from_numpy(situation.current_price[padded]).to(batch["scale"]),
+                rewards,
+                discount,
+                lead,
+            )
+            promoted = torch.from_numpy((situation.planned_promotion[padded, lead] > 0).astype(np.int64))
+            rungs = self.processor.rungs(prices[padded], batch["reference_price"].double().cpu().numpy())
+            chosen = [
+                self._given_promotion(log_probs[:, 0], promoted).gather(
+                    1, torch.from_numpy(rungs).to(advantages.device)
+                )
                 for log_probs in (decided.behavior_log_probs, decided.policy_log_probs)
             ]
-            tensors = (*scores, values - kept_values)
-            parts.append(tuple(tensor[: len(rows)].double().cpu().numpy() for tensor in tensors))
-        return LadderScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            parts.append(tuple(tensor[: len(rows)].double().cpu().numpy() for tensor in (*chosen, advantages)))
+        return PolicyScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _given_promotion(self, log_probs: torch.Tensor, promoted: torch.Tensor) -> torch.Tensor:
         table = log_probs.unflatten(-1, (-1, self.processor.num_rungs))

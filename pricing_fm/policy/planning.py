@@ -76,7 +76,8 @@ def best_candidate(
     Args:
         scores (`(N, P)`): In units in which `TIE` is negligible.
         allowed (`(N, P)`, bool): At least one per row.
-        prices (`(N, P)`), current_price (`(N,)`): Currency.
+        prices (`(N, P)`): Currency.
+        current_price (`(N,)`): Currency.
     """
     masked = np.where(allowed, scores, -np.inf)
     near = masked >= masked.max(1, keepdims=True) - TIE

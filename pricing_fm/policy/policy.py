@@ -1,4 +1,4 @@
-"""PricingPolicy: processor, base, adapters and guardrails behind three questions: how much, how elastic, which price."""
+"""PricingPolicy: processor, base, adapters and guardrails behind three questions: demand, curve, price."""
 
 import tempfile
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
 from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts, save_policy_parts
 from pricing_fm.policy.engine import Engine, PathDemand
-from pricing_fm.policy.recommend import Recommender, RecommendRequest
+from pricing_fm.policy.recommend import Recommender
+from pricing_fm.policy.request import ItemInputs, RecommendRequest
 from pricing_fm.policy.situation import Situation, read_situation, with_intervention
 from pricing_fm.policy.support import item_support
-from pricing_fm.policy.tables import interpolate_levels, quantile_columns, step_table
+from pricing_fm.policy.tables import NORMAL_80, interpolate_levels, quantile_columns, step_table
 
-NORMAL_80 = 1.2816  # standard normal quantile of 0.9: an 80 % interval
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 
 
@@ -117,7 +117,7 @@ class PricingPolicy:
 
         Returns:
             `pd.DataFrame`: `item_id, timestamp, mean` and one column per level, units of unconstrained demand; where
-            the panel has `inventory`, also `sales_mean` and `sales_<level>`, cut at the planned stock (NaN without one).
+            the panel has `inventory`, also `sales_mean` and `sales_<level>`, cut at the planned stock (NaN: none).
 
         Raises:
             PanelError: If the plan or a level is not usable.
@@ -125,7 +125,7 @@ class PricingPolicy:
         situation = self._situation(panel, prediction_length, future, is_intervention=False)
         prices = situation.windows.future[..., names.CHANNEL_INDEX[names.PRICE]].astype(np.float64)
         levels = list(quantile_levels)
-        demand = self._demand(panel, situation, prices[:, None])
+        demand = self._demand(situation, prices[:, None])
         values = interpolate_levels(demand.quantile_values[:, 0], self._levels, levels)
         table = step_table(situation.item_ids, situation.windows.future_timestamps)
         table |= {"mean": demand.mean[:, 0].ravel(), **quantile_columns(values, levels)}
@@ -169,7 +169,7 @@ class PricingPolicy:
         self._require_prices(situation)
         prices = situation.current_price[:, None] * multipliers
         steps = situation.windows.future.shape[1]
-        demand = self._demand(panel, situation, np.repeat(prices[:, :, None], steps, axis=2))
+        demand = self._demand(situation, np.repeat(prices[:, :, None], steps, axis=2))
         levels = list(quantile_levels)
         values = interpolate_levels(demand.quantile_values, self._levels, levels)
         supported = item_support(
@@ -236,9 +236,9 @@ class PricingPolicy:
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
-        recommender = Recommender(panel, situation, request, self.processor)
-        for group in self._groups(panel, situation):
-            recommender.score(group.rows, group.engine, group.adapter)
+        recommender = Recommender(ItemInputs(panel, situation, request))
+        for group in self._groups(situation):
+            recommender.recommend(group.rows, group.engine, group.adapter)
         return recommender.table()
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class PricingPolicy:
             item = situation.item_ids[int(missing.argmax())]
             raise PanelError(f"item {item!r} has neither a price nor a list price; give one of them")
 
-    def _groups(self, panel: Panel, situation: Situation) -> list[_Group]:
+    def _groups(self, situation: Situation) -> list[_Group]:
         """Items by the network that answers for them."""
         if not self.adapters:
             return [_Group(np.arange(len(situation)), Engine(self.model, self.processor), None)]
@@ -273,8 +273,8 @@ class PricingPolicy:
             for adapter, rows in owners.values()
         ]
 
-    def _demand(self, panel: Panel, situation: Situation, prices: np.ndarray) -> PathDemand:
-        groups = self._groups(panel, situation)
+    def _demand(self, situation: Situation, prices: np.ndarray) -> PathDemand:
+        groups = self._groups(situation)
         if len(groups) == 1:
             return groups[0].engine.demand(situation, prices)
         order = np.argsort(np.concatenate([group.rows for group in groups]))

@@ -118,8 +118,8 @@ def _fill_defaults(windows: RawWindows, current: np.ndarray, listed: np.ndarray,
         missing = ~np.isfinite(windows.future[..., channel])
         windows.future[..., channel] = np.where(missing, value[:, None], windows.future[..., channel])
     for slot in PROMOTION_SLOTS[: len(panel.schema.promotions)]:
-        channel = windows.future[..., CHANNEL_INDEX[slot]]
-        windows.future[..., CHANNEL_INDEX[slot]] = np.nan_to_num(channel)
+        place = CHANNEL_INDEX[slot]
+        windows.future[..., place] = np.nan_to_num(windows.future[..., place])
 
 
 def _checked_plan(panel: Panel, windows: RawWindows, future: pd.DataFrame) -> pd.DataFrame:

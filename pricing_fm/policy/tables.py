@@ -1,9 +1,22 @@
 """Answers as tables: the columns of `forecast`, `demand_curve` and `recommend`."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from pricing_fm.errors import PanelError
+from pricing_fm.policy.engine import PathDemand
+from pricing_fm.policy.planning import total_quantile, unit_values
+from pricing_fm.policy.situation import Situation
+
+NORMAL_80 = 1.2816  # standard normal quantile of 0.9: an 80 % interval
+LOWER_LEVEL = 0.1
+COLUMNS = (
+    "item_id", "timestamp", "current_price", "price", "promotion", "expected_units", "expected_margin",
+    "expected_margin_lower", "objective", "supported", "fallback", "ignores_substitution", "propensity",
+    "binding_rule", "group_margin", "explanation",
+)  # fmt: skip
 
 
 def interpolate_levels(quantile_values: np.ndarray, levels: np.ndarray, wanted: list[float]) -> np.ndarray:
@@ -34,12 +47,140 @@ def quantile_columns(quantile_values: np.ndarray, levels: list[float], prefix: s
     return {f"{prefix}{level}": quantile_values[..., place].ravel() for place, level in enumerate(levels)}
 
 
-def explain(row: pd.Series, periods: int) -> str:
-    """One sentence or two that say why this price.
+@dataclass(frozen=True)
+class Chosen:
+    """The choice for N items.
 
     Args:
-        row (`pd.Series`): A recommendation with the columns of `recommend` plus `base_value`, `elasticity`,
-            `elasticity_lower`, `elasticity_upper`, `source`, `weeks_at_price`.
+        column (`(N,)`, int64): Candidate.
+        propensity (`(N,)`): Probability of its price.
+        binding_rule (`(N,)`, object): Rule that moved it; empty when none did.
+        supported (`(N,)`, bool): Whether such a price was tried.
+        source (`str`): Which network chose.
+    """
+
+    column: np.ndarray
+    propensity: np.ndarray
+    binding_rule: np.ndarray
+    supported: np.ndarray
+    source: str
+
+
+def recommendation_table(
+    situation: Situation,
+    objective: str,
+    costs: np.ndarray,
+    prices: np.ndarray,
+    demand: PathDemand,
+    chosen: Chosen,
+    levels: np.ndarray,
+    step_correlation: float,
+    lead: int,
+) -> pd.DataFrame:
+    """Expected results of the chosen prices, one row per item.
+
+    Args:
+        situation (`Situation`): N items.
+        objective (`str`): What was maximised.
+        costs (`(N,)`): Unit costs, currency; NaN = unknown.
+        prices (`(N, P)`): Candidates, the item's own price last.
+        demand (`PathDemand`): Along them.
+        chosen (`Chosen`): The choice.
+        levels (`(Q,)`): Quantile levels of `demand`.
+        step_correlation (`float`): Of the steps' forecast errors.
+        lead (`int`): Leading periods that do not count.
+
+    Returns:
+        `pd.DataFrame`: Columns of `recommend`, and what the explanation needs.
+    """
+    rows, best = np.arange(len(situation)), chosen.column
+    # With units as the objective, margin is still what a reader wants to see, where it is known.
+    worth = "margin" if objective == "units" and np.isfinite(costs).all() else objective
+    per_unit = unit_values(prices, costs, "revenue" if worth == "units" else worth)
+    sold = demand.mean[:, :, lead:].sum(-1)
+    lower, upper = (
+        total_quantile(demand.quantile_values[rows, best, lead:], levels, level, step_correlation)
+        for level in (LOWER_LEVEL, 1 - LOWER_LEVEL)
+    )
+    at_price = per_unit[rows, best]
+    counted = sold if objective == "units" else per_unit * sold
+    elasticity = demand.elasticity[rows, best, lead:].mean(-1)
+    spread = NORMAL_80 * demand.elasticity_std[rows, best, lead:].mean(-1)
+    return pd.DataFrame(
+        {
+            "item_id": situation.item_ids,
+            "current_price": situation.current_price,
+            "price": prices[rows, best],
+            "promotion": situation.planned_promotion[:, lead],
+            "expected_units": sold[rows, best],
+            "expected_margin": at_price * sold[rows, best],
+            # A price below cost loses most when most is sold.
+            "expected_margin_lower": at_price * np.where(at_price >= 0, lower, upper),
+            "objective": objective,
+            "supported": chosen.supported,
+            "fallback": False,
+            "propensity": chosen.propensity,
+            "binding_rule": chosen.binding_rule,
+            "value": counted[rows, best],
+            "base_value": counted[:, -1],
+            "elasticity": elasticity,
+            "elasticity_lower": elasticity - spread,
+            "elasticity_upper": elasticity + spread,
+            "source": chosen.source,
+            "observed_periods": situation.observed_periods,
+        }
+    )
+
+
+def fallback_table(
+    situation: Situation, objectives: np.ndarray, prices: np.ndarray, binding: np.ndarray, source: str, lead: int
+) -> pd.DataFrame:
+    """Rows of items that keep their price `(N,)` because too little is known: no expectation, `fallback` True."""
+    return pd.DataFrame(
+        {
+            "item_id": situation.item_ids,
+            "current_price": situation.current_price,
+            "price": prices,
+            "promotion": situation.planned_promotion[:, lead],
+            "expected_units": np.nan,
+            "expected_margin": np.nan,
+            "expected_margin_lower": np.nan,
+            "objective": objectives,
+            "supported": False,
+            "fallback": True,
+            "propensity": 1.0,
+            "binding_rule": binding,
+            "source": source,
+            "observed_periods": situation.observed_periods,
+        }
+    )
+
+
+def finished_table(table: pd.DataFrame, timestamp: np.datetime64, groups: np.ndarray, periods: int) -> pd.DataFrame:
+    """Adds what concerns all rows, and puts the columns in their order.
+
+    Args:
+        table (`pd.DataFrame`): Rows of both kinds, sorted by item.
+        timestamp (`np.datetime64`): First period priced.
+        groups (`(N,)`): Substitute group of each item.
+        periods (`int`): Periods the totals cover.
+
+    Returns:
+        `pd.DataFrame`: Columns of `recommend`.
+    """
+    table = table.assign(timestamp=pd.Timestamp(timestamp).as_unit("ns"))
+    # Cross-price effects are not modelled yet: a cut may steal from a sibling, and the reader must know.
+    table["ignores_substitution"] = True
+    table["group_margin"] = table["expected_margin"].groupby(groups).transform("sum")
+    table["explanation"] = [explain(row, periods) for _, row in table.iterrows()]
+    return table[list(COLUMNS)]
+
+
+def explain(row: pd.Series, periods: int) -> str:
+    """One sentence that says why this price.
+
+    Args:
+        row (`pd.Series`): A row of `recommendation_table` or `fallback_table`.
         periods (`int`): Periods the totals cover.
 
     Returns:
@@ -47,16 +188,13 @@ def explain(row: pd.Series, periods: int) -> str:
     """
     if row["fallback"]:
         return f"Kept: only {row['observed_periods']} observed period(s), too few to judge a price ({row['source']})."
-    amount = "units" if row["objective"] == "units" else row["objective"]
     move = row["price"] / row["current_price"] - 1
     head = "Kept" if abs(move) < 1e-9 else f"{'Raised' if move > 0 else 'Cut'} by {abs(move):.1%}"
     text = (
-        f"{head}: expected {amount} {row['value']:.2f} over {periods} period(s) against {row['base_value']:.2f} "
-        f"at {row['current_price']:.2f}; elasticity {row['elasticity']:.2f}"
+        f"{head}: expected {row['objective']} {row['value']:.2f} over {periods} period(s) against "
+        f"{row['base_value']:.2f} at {row['current_price']:.2f}; elasticity {row['elasticity']:.2f}"
     )
     if np.isfinite(row["elasticity_lower"]):
         text += f" ({row['elasticity_lower']:.2f} to {row['elasticity_upper']:.2f})"
-    text += f"; {row['support_note']}; {row['source']}"
-    if row["binding_rule"]:
-        text += f"; bound by {row['binding_rule']}"
-    return text + "."
+    text += f"; price {'inside' if row['supported'] else 'OUTSIDE'} what the log has tried; {row['source']}"
+    return f"{text}; bound by {row['binding_rule']}." if row["binding_rule"] else f"{text}."

@@ -1,5 +1,6 @@
 """Adapts a base to one category from a few logged weeks: demand first, then values and policy, in one LoRA adapter."""
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -41,14 +42,16 @@ class AdaptArguments:
     """
 
     weeks: int | None = field(default=None, metadata={"help": "visible history in weeks of 7 days; default: all"})
-    support_end: str | None = field(default=None, metadata={"help": "only periods that start before this date are seen"})
+    support_end: str | None = field(
+        default=None, metadata={"help": "only periods that start before this date are seen"}
+    )
     objective: Literal["both", "forecast", "policy"] = field(
         default="both", metadata={"help": "forecast (demand side), policy (decision side) or both"}
     )
-    demand_steps: int = field(default=120, metadata={"help": "most steps of the demand side"})
-    policy_steps: int = field(default=120, metadata={"help": "steps of the decision side"})
+    demand_steps: int = field(default=40, metadata={"help": "most steps of the demand side"})
+    policy_steps: int = field(default=40, metadata={"help": "steps of the decision side"})
     prediction_length: int = field(default=8, metadata={"help": "future steps of a demand window"})
-    batch_size: int = field(default=64, metadata={"help": "windows per step"})
+    batch_size: int = field(default=32, metadata={"help": "windows per step"})
     holdout_share: float = field(default=0.25, metadata={"help": "last share of weeks that decides when to stop"})
 
     def __post_init__(self) -> None:
@@ -146,8 +149,12 @@ def adapt(
         model (`PricingFMForPolicy`): The same network, unwrapped.
         processor (`PricingFMProcessor`): Belongs to the base.
         panel (`Panel`): From `visible_panel`.
-        arguments, optim, loop, output: How; `loop.max_steps` is replaced by the side's steps.
-        policy (`PolicyArguments`), rewards (`RewardWeights`): Of the decision side.
+        arguments (`AdaptArguments`): Which sides, and how long.
+        optim (`OptimArguments`): Of both sides.
+        loop (`LoopArguments`): Seed and device; `max_steps` is replaced by each side's steps.
+        output (`OutputArguments`): Where logs go.
+        policy (`PolicyArguments`): Of the decision side.
+        rewards (`RewardWeights`): Of the decision side.
 
     Returns:
         `AdaptationResult`.
@@ -157,7 +164,9 @@ def adapt(
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
     if periods < 2:
         return AdaptationResult(0, None, None, None, 0.0, count)
-    sides = _Sides(network, model, processor, panel, arguments, optim, loop, output, trainable, periods)
+    sides = _Sides(
+        network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
+    )
     demand = sides.train_demand() if arguments.objective != "policy" else None
     decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
     for parameter in trainable.values():
@@ -170,6 +179,14 @@ def adapt(
         seconds=(demand[2] if demand else 0.0) + (decision.seconds if decision else 0.0),
         trained_parameters=count,
     )
+
+
+def _shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
+    """The processor with a context no longer than the visible weeks: computing on hidden ones only costs time."""
+    patch = model.config.patch_length
+    short = copy.copy(processor)
+    short.context_length = min(processor.context_length, -(-periods // patch) * patch)
+    return short
 
 
 @dataclass(frozen=True)
@@ -219,17 +236,18 @@ class _Sides:
         loop = replace(self.loop, max_steps=steps, evaluate_every=max(steps // 8, 1), evaluate_first=True)
         source = self._source(build_store(self.panel.before(start)), history, ahead, ADAPTATION_TASKS)
         chosen = train(learner, source, self.optim, loop, self._stage("holdout"), validation)
-        zero_shot = next(row["validation_loss"] for row in chosen.history if "validation_loss" in row)
+        # The loop was told to validate before the first step.
+        zero_shot = chosen.history[0]["validation_loss"]
+        assert zero_shot is not None
         with torch.no_grad():
             for name, parameter in self.trainable.items():
                 parameter.copy_(begin[name])
         seconds = chosen.seconds
         if chosen.best_step > 0:
-            # The schedule keeps its full length, so that the chosen step means the same learning rates again.
             source = self._source(build_store(self.panel), history, ahead, ADAPTATION_TASKS)
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
-        return chosen, float(zero_shot), seconds
+        return chosen, zero_shot, seconds
 
     def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> TrainingResult:
         """Values, behaviour and policy on all visible weeks."""

@@ -1,0 +1,132 @@
+"""What a recommendation is asked for, checked against the panel: objective, costs, rules per item, decision units."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pricing_fm import names
+from pricing_fm.errors import GuardrailError, PanelError
+from pricing_fm.guardrails import RULES, Guardrails, load_guardrails
+from pricing_fm.panel import Panel, read_companion
+from pricing_fm.policy.situation import Situation
+
+OBJECTIVES = ("margin", "revenue", "units")
+
+
+@dataclass(frozen=True)
+class RecommendRequest:
+    """The arguments of `PricingPolicy.recommend`.
+
+    Raises:
+        PanelError: If one of them is out of range.
+    """
+
+    guardrails: Any
+    objective: str | None
+    assumed_cost_share: float | None
+    prediction_length: int
+    decision_lead: int
+    limits: pd.DataFrame | None
+    explore: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.objective is not None and self.objective not in OBJECTIVES:
+            raise PanelError(f"objective must be one of {OBJECTIVES} or None, found {self.objective!r}")
+        if self.prediction_length < 1 or self.decision_lead < 0:
+            raise PanelError(
+                "prediction_length must be at least 1 and decision_lead at least 0, found "
+                f"{self.prediction_length} and {self.decision_lead}"
+            )
+        if self.assumed_cost_share is not None and not 0 <= self.assumed_cost_share < 1:
+            raise PanelError(f"assumed_cost_share must be in [0, 1), found {self.assumed_cost_share}")
+
+
+@dataclass(frozen=True)
+class ItemInputs:
+    """The request, item by item in the order of the situation.
+
+    Args:
+        panel (`Panel`): The log.
+        situation (`Situation`): All items at the origin.
+        request (`RecommendRequest`): What is asked.
+
+    Raises:
+        PanelError: If margin is asked for and a cost is missing.
+        GuardrailError: If a rule or a limit cannot be used.
+    """
+
+    panel: Panel
+    situation: Situation
+    request: RecommendRequest
+
+    @cached_property
+    def rules(self) -> Guardrails:
+        """The rules that were given; none if none were."""
+        return load_guardrails(self.request.guardrails)
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """Unit cost `(N,)`, currency: logged, else the assumed share of the current price, else NaN. Never zero."""
+        share, cost = self.request.assumed_cost_share, self.situation.cost
+        return cost if share is None else np.where(np.isfinite(cost), cost, share * self.situation.current_price)
+
+    @cached_property
+    def objectives(self) -> np.ndarray:
+        """Objective of each item `(N,)`: as asked, else margin where the cost is known and revenue elsewhere."""
+        known = np.isfinite(self.costs)
+        if self.request.objective == "margin" and not known.all():
+            item = self.situation.item_ids[int((~known).argmax())]
+            raise PanelError(
+                f"item {item!r} has no cost, so its margin is unknown; map `cost` or give assumed_cost_share"
+            )
+        if self.request.objective is not None:
+            return np.full(len(known), self.request.objective, dtype=object)
+        return np.where(known, "margin", "revenue").astype(object)
+
+    @cached_property
+    def limits(self) -> dict[str, np.ndarray]:
+        """Per-item rules by key, `(N,)` object each."""
+        table = self.request.limits
+        if table is None:
+            return {}
+        frame = read_companion(self.panel, table)
+        columns = [column for column in frame if column in RULES]
+        if not columns or len(columns) + 1 != len(frame.columns):
+            raise GuardrailError(f"limits may hold item_id and the columns {list(RULES)}; found {list(table)}")
+        if frame[names.ITEM_ID].duplicated().any():
+            raise GuardrailError("limits hold an item twice; keep one row per item")
+        unknown = sorted(set(frame[names.ITEM_ID]) - set(self.panel.item_ids))
+        if unknown:
+            raise GuardrailError(
+                f"limits name item {unknown[0]!r}, which the panel does not have ({len(unknown)} such)"
+            )
+        aligned = frame.set_index(names.ITEM_ID).reindex(list(self.situation.item_ids))
+        return {column: aligned[column].to_numpy(dtype=object) for column in columns}
+
+    def limits_of(self, rows: np.ndarray) -> dict[str, list[Any]]:
+        """The limits of some items."""
+        return {key: list(values[rows]) for key, values in self.limits.items()}
+
+    @cached_property
+    def _attributes(self) -> pd.DataFrame:
+        frame = self.panel.frame.drop_duplicates(names.ITEM_ID, keep="last").set_index(names.ITEM_ID)
+        return frame.reindex(list(self.situation.item_ids))
+
+    def decision_unit(self, row: int) -> tuple[str, str] | None:
+        """Zone and product that share one price; None = the item decides alone."""
+        if names.PRICE_ZONE not in self._attributes or names.PRODUCT_ID not in self._attributes:
+            return None
+        zone, product = (self._attributes[column].iloc[row] for column in (names.PRICE_ZONE, names.PRODUCT_ID))
+        return None if pd.isna(zone) or pd.isna(product) else (str(zone), str(product))
+
+    def substitute_groups(self, item_ids: pd.Series) -> np.ndarray:
+        """Name of each item's substitute group `(N,)`; an item without one is its own."""
+        if names.SUBSTITUTE_GROUP not in self._attributes:
+            return item_ids.to_numpy()
+        declared = self._attributes[names.SUBSTITUTE_GROUP].reindex(item_ids)
+        # Prefixes, so that an item without a group cannot collide with a group's name.
+        return np.array([f"item:{i}" if pd.isna(g) else f"group:{g}" for i, g in declared.items()], dtype=object)

@@ -1,0 +1,184 @@
+"""Evaluate a base (and an adapter) against baselines: forecasts on a real panel, or prices in a simulated market.
+
+Examples:
+    python recipes/evaluate.py --base outputs/base --panel data/frat/panel.parquet --schema data/frat/schema.yaml \
+        --prediction_length 8 --origins 8 16 24 --output_dir outputs/frat-evaluation
+    python recipes/evaluate.py --base outputs/base --market retail --visible_weeks 26 --output_dir outputs/market
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pricing_fm.adapters import LoraArguments
+from pricing_fm.evaluation.baseline_cache import BaselineCache
+from pricing_fm.evaluation.baselines import AutoETS, LastValue, RecentQuantiles, SeasonalNaive
+from pricing_fm.evaluation.boosted_trees import BoostedTrees
+from pricing_fm.evaluation.forecaster import Baseline
+from pricing_fm.evaluation.forecasting import ForecastEvaluation, evaluate_forecasters
+from pricing_fm.evaluation.market import AdaptationRecipe, MarketArguments, evaluate_market, simulate_evaluation_market
+from pricing_fm.evaluation.model import PolicyForecaster
+from pricing_fm.evaluation.pricing import PricingEvaluation
+from pricing_fm.evaluation.pricing_baselines import build_price_rules
+from pricing_fm.evaluation.report import write_forecast_report, write_pricing_report
+from pricing_fm.evaluation.scores import build_ratio_rows, print_forecast_table
+from pricing_fm.evaluation.tasks import ForecastTask
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import Panel, load_panel
+from pricing_fm.policy import PricingPolicy
+from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.results import DataSource, ResultRow, build_results, write_results
+from pricing_fm.training.adapt import AdaptArguments
+from pricing_fm.training.arguments import OptimArguments
+from pricing_fm.training.policy_learning import PolicyArguments
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """What is evaluated on what."""
+
+    base: tuple[str, ...] = field(metadata={"help": "Base folder or repository; several = seeds of the same model."})
+    output_dir: str = field(metadata={"help": "Folder of results.json, plots and report.html."})
+    adapter: str | None = field(default=None, metadata={"help": "Adapter folder or repository, for all bases."})
+    panel: str | None = field(default=None, metadata={"help": "Sales log to forecast: path or Hub dataset id."})
+    schema: str | None = field(default=None, metadata={"help": "Schema of the panel."})
+    category: str = field(default="all", metadata={"help": "Only forecast this category (exact value), or all."})
+    market: Literal["retail"] | None = field(default=None, metadata={"help": "Simulated market to price in."})
+    prediction_length: int = field(default=8, metadata={"help": "Periods to forecast at each origin."})
+    origins: tuple[int, ...] = field(
+        default=(8, 16, 24), metadata={"help": "Origins in periods before the panel's end."}
+    )
+    baselines: tuple[str, ...] = field(
+        default=("seasonal_naive", "last_value", "recent_quantiles", "auto_ets", "lightgbm"),
+        metadata={"help": "Baselines of a forecast; none = no baseline."},
+    )
+    covariates: Literal["both", "price", "flags", "none"] = field(
+        default="both", metadata={"help": "What LightGBM may see of prices and promotions."}
+    )
+    algorithms: tuple[str, ...] = field(
+        default=("forecast", "structured", "cloning"),
+        metadata={"help": "Adapters trained in a market: forecast, structured, raw, cloning."},
+    )
+    cache: str | None = field(default=".cache/baselines", metadata={"help": "Folder of cached baselines; null = none."})
+    threads: int = field(default=2, metadata={"help": "Threads of LightGBM and AutoETS."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+
+    def __post_init__(self) -> None:
+        if (self.panel is None) == (self.market is None):
+            raise ValueError("pass either --panel (forecasts) or --market (prices), and not both")
+        known = {"seasonal_naive", "last_value", "recent_quantiles", "auto_ets", "lightgbm", "none"}
+        if unknown := sorted(set(self.baselines) - known):
+            raise ValueError(f"unknown baselines {unknown}; choose from {sorted(known)}")
+        if unknown := sorted(set(self.algorithms) - {"forecast", "structured", "raw", "cloning"}):
+            raise ValueError(f"unknown algorithms {unknown}; choose from forecast, structured, raw, cloning")
+
+
+def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
+    kinds = (
+        EvaluateArguments,
+        MarketArguments,
+        AdaptArguments,
+        PolicyArguments,
+        RewardWeights,
+        LoraArguments,
+        OptimArguments,
+    )
+    arguments = read_recipe(kinds, argv, description=__doc__)
+    evaluate: EvaluateArguments = arguments[0]
+    folder = Path(evaluate.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if evaluate.panel is not None:
+        rows, sources = evaluate_forecasts(evaluate, folder)
+    else:
+        rows, sources = evaluate_policies(arguments, folder)
+    save_recipe(folder, arguments)
+    write_results(folder, build_results("evaluate", sources, rows))
+    print(f"{folder / 'results.json'}, {folder / 'report.html'}")
+    return rows
+
+
+def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
+    """Model and baselines at every origin of a real panel."""
+    panel = load_panel(str(evaluate.panel), schema=evaluate.schema)
+    if evaluate.category != "all":
+        panel = panel.select_category(evaluate.category)
+    task = ForecastTask(task_name(panel), panel, evaluate.prediction_length, evaluate.origins)
+    models = [
+        PolicyForecaster(PricingPolicy.from_pretrained(base, adapter=evaluate.adapter), "pricing_fm", seed)
+        for seed, base in enumerate(evaluate.base)
+    ]
+    cache = None if evaluate.cache is None else BaselineCache(Path(evaluate.cache))
+    found = evaluate_forecasters(task, models, build_baselines(evaluate, task), cache, by_category=True)
+    references = [name for name in found.steps["model"].unique() if name != "pricing_fm"]
+    rows = [*found.rows, *build_ratio_rows(found.steps, "pricing_fm", references)]
+    print_forecast_table(found.rows)
+    for row in rows:
+        if row.name.startswith("wql_ratio_to_"):
+            print(f"{row.name}: {row.value:.3f} ({row.lower:.3f} to {row.upper:.3f})")
+    found.steps.to_parquet(folder / "steps.parquet")
+    write_report(folder, found, rows, models[0].policy, panel)
+    return rows, [DataSource(panel.name, panel.fingerprint())]
+
+
+def task_name(panel: Panel) -> str:
+    """Name of a task in result rows: the panel's folder or file, and its frequency."""
+    return f"{panel.name}_{panel.frequency.name}"
+
+
+def build_baselines(evaluate: EvaluateArguments, task: ForecastTask) -> list[Baseline]:
+    """The baselines that were asked for."""
+    offered: dict[str, Baseline] = {
+        "seasonal_naive": SeasonalNaive(),
+        "last_value": LastValue(),
+        "recent_quantiles": RecentQuantiles(),
+        "auto_ets": AutoETS(jobs=evaluate.threads),
+        "lightgbm": BoostedTrees(
+            task.prediction_length,
+            task.quantile_levels,
+            covariates=evaluate.covariates,
+            threads=evaluate.threads,
+            seed=evaluate.seed,
+        ),
+    }
+    return [baseline for name, baseline in offered.items() if name in evaluate.baselines]
+
+
+def write_report(
+    folder: Path, found: ForecastEvaluation, rows: list[ResultRow], policy: PricingPolicy, panel: Panel
+) -> None:
+    """report.html with forecasts, calibration and the demand curves of a few items."""
+    shown = panel.select_items(panel.item_ids[:: max(len(panel.item_ids) // 6, 1)][:6])
+    curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
+    write_forecast_report(folder, rows, found, panel, curves)
+
+
+def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
+    """Base, adapters and price rules in a market whose demand is known."""
+    evaluate, market, how, policy, rewards, lora, optim = arguments
+    base = PricingPolicy.from_pretrained(evaluate.base[0], adapter=evaluate.adapter)
+    recipe = AdaptationRecipe(replace(how, weeks=market.visible_weeks), policy, rewards, lora, optim)
+    log, panel = simulate_evaluation_market(market)
+    found = evaluate_market(
+        base, log, panel, market, recipe, build_price_rules(panel), evaluate.algorithms, evaluate.seed
+    )
+    print_gaps(found)
+    found.items.to_csv(folder / "prices.csv", index=False)
+    write_pricing_report(folder, found)
+    return found.rows, [DataSource(panel.name, panel.fingerprint())]
+
+
+def print_gaps(found: PricingEvaluation) -> None:
+    """One line per policy, best first."""
+    gaps = [row for row in found.rows if row.name == "gap_closed" and row.category is None]
+    table = pd.DataFrame(
+        [(row.model, row.value, row.lower, row.upper, row.n) for row in sorted(gaps, key=lambda row: -row.value)],
+        columns=["policy", "gap_closed", "lower_90", "upper_90", "categories"],
+    )
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+if __name__ == "__main__":
+    main()
