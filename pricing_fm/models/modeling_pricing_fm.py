@@ -99,7 +99,7 @@ class PricingFMModel(PricingFMPreTrainedModel):
         return self.category_embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the hashed embedding of static categories."""
+        """Replaces that embedding."""
         self.category_embedding = value
 
     def _positions(self, tokens: int, device: torch.device) -> torch.Tensor:
@@ -293,9 +293,6 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
 
         Args:
             batch (`dict`): From `PricingFMProcessor`.
-
-        Returns:
-            `DemandOutput`.
         """
         encoded = self.encode(batch)
         if "future_values" not in batch:
@@ -335,7 +332,7 @@ class PricingFMForPolicy(PricingFMForDemand):
         return DecisionOutput(
             behavior_log_probs=self.decision_head.behavior_log_probs(states, features, current),
             policy_log_probs=self.decision_head.policy_log_probs(states, features, current),
-            values=self.decision_head.values(states, features),
+            state_values=self.decision_head.values(states, features),
         )
 
     def behavior_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
@@ -349,9 +346,8 @@ class PricingFMForPolicy(PricingFMForDemand):
 class PricingFMForPreTraining(PricingFMForPolicy):
     """All heads plus reconstruction of hidden patches: one masked multi-task loss.
 
-    The policy and value heads are not reached by it. They have `requires_grad=False` here, so that neither weight decay
-    nor an average moves them, and so that data-parallel training waits for no gradient that never comes.
-    `PricingFMForPolicy` trains them.
+    The policy and value heads are not reached by it, and have `requires_grad=False` in a network that was built (see
+    `freeze_unreached_heads`). `PricingFMForPolicy` trains them.
 
     Args:
         config (`PricingFMConfig`): Sizes.
@@ -360,9 +356,17 @@ class PricingFMForPreTraining(PricingFMForPolicy):
     def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
         self.patch_head = nn.Linear(config.hidden_size, config.patch_length)
+        self.freeze_unreached_heads()
+        self.post_init()
+
+    def freeze_unreached_heads(self) -> None:
+        """Takes the policy and value heads, which the pretraining loss does not reach, out of training.
+
+        So neither weight decay nor an average moves them, and data-parallel training waits for no gradient that never
+        comes. The library makes every loaded parameter trainable: call this after `from_pretrained`, too.
+        """
         self.decision_head.policy_head.requires_grad_(False)
         self.decision_head.value_head.requires_grad_(False)
-        self.post_init()
 
     def patch_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """Smooth absolute error of hidden past units, on the asinh scale, `(B,)`."""
@@ -375,9 +379,6 @@ class PricingFMForPreTraining(PricingFMForPolicy):
 
         Args:
             batch (`dict`): From `PretrainBatchSource`, or from the processor: then nothing is reconstructed.
-
-        Returns:
-            `DemandOutput`.
         """
         encoded = self.encode(batch)
         if "future_values" not in batch:

@@ -53,10 +53,10 @@ class DecisionOutput(ModelOutput):
     Args:
         behavior_log_probs (`(B, H, actions)`): What the manager would do.
         policy_log_probs (`(B, H, actions)`): What the policy does.
-        values (`(B, H)`): Discounted reward from this step on, relative to keeping the price, in units of the item's
-            reference revenue per period.
+        state_values (`(B, H)`): Discounted reward from this step on, relative to keeping the price, in reference
+            revenues of the item per period. (Not `values`: that is a method of every mapping.)
     """
 
     behavior_log_probs: torch.Tensor = None  # type: ignore[assignment]
     policy_log_probs: torch.Tensor = None  # type: ignore[assignment]
-    values: torch.Tensor = None  # type: ignore[assignment]
+    state_values: torch.Tensor = None  # type: ignore[assignment]
