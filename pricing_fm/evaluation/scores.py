@@ -158,34 +158,45 @@ def build_ratio_rows(steps: pd.DataFrame, model: str, references: Sequence[str])
     return rows
 
 
+def build_score_table(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """One line per model, best first, seeds averaged.
+
+    Args:
+        rows (`Sequence[ResultRow]`): Rows of one task; category rows and pooled comparisons are left out.
+
+    Returns:
+        `pd.DataFrame`: Index `model`; `wql_0`, `wql_1`, ... by window, the mean of every metric over windows under its
+        own name, `train_s` and `inference_s` (per window).
+    """
+    frame = pd.DataFrame([vars(row) for row in rows if row.category is None and row.window is not None])
+    table = frame.pivot_table(index="model", columns="name", values="value")
+    wql = frame[frame["name"] == "wql"]
+    by_window = wql.pivot_table(index="model", columns="window", values="value")
+    table = table.join(by_window.rename(columns={window: f"wql_{window}" for window in by_window}))
+    seconds = wql.groupby("model")[["train_s", "inference_s"]].agg("mean").astype(float)
+    return table.join(seconds).sort_values("wql")
+
+
 def print_forecast_table(rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Prints one line per model: WQL of every window, then means over windows; the best of each column in bold.
 
     Args:
-        rows (`Sequence[ResultRow]`): Rows of one task without category rows, seeds are averaged.
+        rows (`Sequence[ResultRow]`): Rows of one task.
         console (`Console`, *optional*): Where to print.
     """
-    frame = pd.DataFrame([vars(row) for row in rows if row.category is None and row.window is not None])
-    wql = frame[frame["name"] == "wql"].pivot_table(index="model", columns="window", values="value")
-    mean = frame.pivot_table(index="model", columns="name", values="value")
-    seconds = frame[frame["name"] == "wql"].groupby("model")[["train_s", "inference_s"]].mean()
-    order = list(mean["wql"].sort_values().index)
-    table = Table(title=f"{frame['task'].iloc[0]}: lower is better, cov80 best at 0.80")
+    scores = build_score_table(rows)
+    windows = [name[4:] for name in map(str, scores) if name.startswith("wql_") and name[4:].isdigit()]
+    titles = {f"wql_{window}": f"WQL {window}" for window in windows}
+    titles |= {"wql": "mean", "mase": "MASE", "wape": "WAPE", "coverage_80": "cov80"}
+    titles = {name: title for name, title in titles.items() if name in scores}
+    table = Table(title=f"{rows[0].task}: lower is better, cov80 best at 0.80")
     table.add_column("model", no_wrap=True)
-    cells: dict[str, pd.Series] = {f"WQL {window}": wql[window] for window in wql.columns}
-    cells["mean"] = mean["wql"]
-    cells |= {name.upper(): mean[name] for name in ("mase", "wape") if name in mean}
-    if "coverage_80" in mean:
-        cells["cov80"] = mean["coverage_80"]
-    for name in cells:
-        table.add_column(name, justify="right")
-    table.add_column("fit s", justify="right")
-    table.add_column("run s", justify="right")
-    best = {name: ((column - 0.8).abs() if name == "cov80" else column).idxmin() for name, column in cells.items()}
-    for model in order:
-        shown = [f"[bold]{column[model]:.3f}[/]" if best[name] == model else f"{column[model]:.3f}"
-                 for name, column in cells.items()]  # fmt: skip
-        table.add_row(model, *shown, f"{seconds['train_s'][model]:.1f}", f"{seconds['inference_s'][model]:.2f}")
+    for title in (*titles.values(), "fit s", "run s"):
+        table.add_column(title, justify="right")
+    best = {name: (scores[name] - (0.8 if name == "coverage_80" else 0.0)).abs().idxmin() for name in titles}
+    for model, values in scores.to_dict("index").items():
+        cells = [f"[bold]{values[name]:.3f}[/]" if best[name] == model else f"{values[name]:.3f}" for name in titles]
+        table.add_row(str(model), *cells, f"{values['train_s']:.1f}", f"{values['inference_s']:.2f}")
     (console or Console()).print(table)
 
 
