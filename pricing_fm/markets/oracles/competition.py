@@ -13,7 +13,8 @@ from scipy.optimize import brentq
 
 from pricing_fm.markets.oracles.checks import check_matrix, check_number, check_numbers
 
-_ROOT_SCAN = 2_001  # points of the scan for stationary markups of a nest
+_SCAN_STEP = 0.05  # largest change of a log share between two points of the scan for stationary markups of a nest
+_SCAN_POINTS = 200_000  # at most
 
 
 def assortment_prices(
@@ -291,10 +292,14 @@ def _best_nest(u: np.ndarray, b: np.ndarray, c: np.ndarray, mu: float, profit: f
         return theta - profit - (1.0 - mu) * (weights / b).sum(axis=-1)
 
     # With very different sensitivities and a small dissimilarity there are several stationary points: take the best.
-    grid = np.linspace(low, high, _ROOT_SCAN)
+    steps = (high - low) * (b.max() - b.min()) / mu / _SCAN_STEP
+    grid = np.linspace(low, high, int(min(max(steps, 20), _SCAN_POINTS)) + 1)
     signs = residual(grid)
-    places = np.flatnonzero((signs[:-1] <= 0) & (signs[1:] > 0) | (signs[:-1] > 0) & (signs[1:] <= 0))
-    roots = [brentq(lambda t: float(residual(t)), grid[i], grid[i + 1], xtol=1e-15, rtol=1e-15) for i in places]
+    # In exact arithmetic the residual is negative at the lower end and positive at the upper one; rounding may hide it.
+    signs[0], signs[-1] = min(signs[0], 0.0), max(signs[-1], 0.0)
+    roots = grid[signs == 0.0].tolist()
+    for i in np.flatnonzero(signs[:-1] * signs[1:] < 0):
+        roots.append(brentq(lambda t: float(residual(t)), grid[i], grid[i + 1], xtol=1e-15, rtol=1e-15))
     return max((evaluate(float(root)) for root in roots), key=lambda nest: nest.log_gain)
 
 

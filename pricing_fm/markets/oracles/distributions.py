@@ -7,6 +7,9 @@ import math
 import numpy as np
 from scipy import special
 
+# Numbers that describe the demand of a season, by kind.
+DEMAND_FIELDS = {"normal": ("mean", "std"), "poisson": ("mean",)}
+
 
 def compute_poisson_quantile(probability: float, mean: float) -> int:
     """Smallest count whose distribution function reaches a probability in [0, 1).

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import special
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from pricing_fm.markets.oracles.checks import (
     check_demand,
@@ -18,12 +18,11 @@ from pricing_fm.markets.oracles.checks import (
     check_numbers,
 )
 from pricing_fm.markets.oracles.distributions import (
+    DEMAND_FIELDS,
     compute_normal_density,
     compute_poisson_limited_mean,
     compute_poisson_quantile,
 )
-
-DEMAND_FIELDS = {"normal": ("mean", "std"), "poisson": ("mean",)}
 
 
 def newsvendor(price: float, cost: float, salvage: float, demand: Mapping[str, Any]) -> dict[str, float]:
@@ -167,8 +166,7 @@ def uniform_valuation_dynamic_program(arrival_probability: float, inventory: int
 def markdown_plan(price_ladder: Sequence[float], demand: Sequence[Sequence[float]], inventory: float) -> dict[str, Any]:
     """One rung of a price ladder per period, total demand within the inventory.
 
-    The relaxed plan may mix rungs within a period (a linear program); its dual value bounds what is left to gain, which
-    keeps the exact search over pure plans small.
+    The relaxed plan may mix rungs within a period (a linear program); the pure plan is an exact integer program.
 
     Args:
         price_ladder: Prices of the rungs, >= 0.
@@ -193,8 +191,8 @@ def markdown_plan(price_ladder: Sequence[float], demand: Sequence[Sequence[float
     relaxed = linprog(
         -revenue.ravel(), units.reshape(1, -1), [max(stock, least)], one_per_period, np.ones(periods), method="highs"
     )
-    shadow_price = max(-float(relaxed.ineqlin.marginals[0]), 0.0)
-    value, plan = _search_ladder(revenue, units, stock, shadow_price)
+    plan = _plan_ladder(revenue, units, stock, -float(relaxed.fun))
+    value = float(revenue[np.arange(periods), plan].sum())
     return {"relaxed_value": -float(relaxed.fun), "ladder_value": value, "ladder_prices": ladder[plan].tolist()}
 
 
@@ -258,46 +256,30 @@ def reference_price_policy(
     }
 
 
-def _search_ladder(
-    revenue: np.ndarray, units: np.ndarray, stock: float, shadow_price: float
-) -> tuple[float, np.ndarray]:
-    """Best pure plan: forward over periods, keeping plans that no other plan beats in both units and revenue.
-
-    A plan is dropped when even its Lagrangian bound (revenue so far + best revenue net of the shadow price ever after +
-    shadow price x stock left) stays below a plan that is known to fit.
-    """
+def _plan_ladder(revenue: np.ndarray, units: np.ndarray, stock: float, relaxed_value: float) -> np.ndarray:
+    """Rung of every period in the best pure plan, by branch and bound (HiGHS) without a gap."""
     periods, rungs = units.shape
-    slack = 1e-9 * max(stock, 1.0)
-    least_after = np.append(np.cumsum(units.min(axis=1)[::-1])[::-1][1:], 0.0)
-    net_after = np.append(np.cumsum((revenue - shadow_price * units).max(axis=1)[::-1])[::-1][1:], 0.0)
-    known = _fill_greedily(revenue, units, stock, shadow_price)
-    used, earned = np.zeros(1), np.zeros(1)
-    choices = np.zeros((1, 0), dtype=np.int16)
-    for period in range(periods):
-        parent = np.repeat(np.arange(len(used)), rungs)
-        rung = np.tile(np.arange(rungs), len(used))
-        new_used, new_earned = used[parent] + units[period, rung], earned[parent] + revenue[period, rung]
-        bound = new_earned + net_after[period] + shadow_price * np.maximum(stock - new_used, 0.0)
-        fits = (new_used + least_after[period] <= stock + slack) & (bound >= known * (1 - 1e-12) - 1e-9)
-        kept = np.flatnonzero(fits)
-        kept = kept[np.lexsort((-new_earned[kept], new_used[kept]))]
-        best_before = np.concatenate([[-np.inf], np.maximum.accumulate(new_earned[kept])[:-1]])
-        kept = kept[new_earned[kept] > best_before]
-        used, earned = new_used[kept], new_earned[kept]
-        choices = np.column_stack([choices[parent[kept]], rung[kept]])
-    best = int(earned.argmax())
-    return float(earned[best]), choices[best].astype(int)
-
-
-def _fill_greedily(revenue: np.ndarray, units: np.ndarray, stock: float, shadow_price: float) -> float:
-    """Revenue of a plan that fits: rungs of least demand, then the best net rung of each period while stock lasts."""
-    plan = units.argmin(axis=1)
-    rows = np.arange(len(units))
-    for period in np.argsort(-(revenue - shadow_price * units).max(axis=1)):
-        for rung in np.argsort(-(revenue[period] - shadow_price * units[period])):
-            trial = plan.copy()
-            trial[period] = rung
-            if units[rows, trial].sum() <= stock:
-                plan = trial
-                break
-    return float(revenue[rows, plan].sum()) if units[rows, plan].sum() <= stock else -np.inf
+    # A rung that sells no less than another for no more revenue is never needed.
+    no_less, no_more = units[:, :, None] >= units[:, None], revenue[:, :, None] <= revenue[:, None]
+    first = np.arange(rungs)[:, None] > np.arange(rungs)
+    same = (units[:, :, None] == units[:, None]) & (revenue[:, :, None] == revenue[:, None])
+    dominated = (no_less & no_more & (~same | first)).any(axis=2)
+    # Stock and value are brought to 10,000, so that the solver's absolute tolerance of 1e-6 is 1e-10 of them.
+    weight = units.ravel() * (1e4 / stock if stock > 0 else 1.0)
+    one_per_period = LinearConstraint(np.kron(np.eye(periods), np.ones(rungs)), 1.0, 1.0)
+    limit = 1e4 if stock > 0 else 0.0
+    gain = revenue.ravel() * (1e4 / relaxed_value if relaxed_value > 0 else 1.0)
+    while True:
+        solution = milp(
+            -gain,
+            constraints=[one_per_period, LinearConstraint(weight[None], -np.inf, limit)],
+            integrality=np.ones(units.size),
+            bounds=Bounds(0.0, np.where(dominated.ravel(), 0.0, 1.0)),
+            options={"mip_rel_gap": 0.0},
+        )
+        plan = solution.x.reshape(units.shape).argmax(axis=1)
+        excess = float(units[np.arange(periods), plan].sum()) - stock
+        if excess <= 1e-12 * stock:
+            return plan
+        # Inside the solver's tolerance, yet above the stock: ask again for a little less.
+        limit -= 2.0 * excess * 1e4 / stock

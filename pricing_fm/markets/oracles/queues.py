@@ -77,7 +77,7 @@ def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting
     Returns:
         individual_threshold, social_threshold, social_welfare (per time), social_toll (the highest that makes customers
         keep to the social threshold), monopoly_threshold, monopoly_toll, monopoly_revenue. Of equally good thresholds
-        the smallest; with threshold 0 the toll is the whole reward.
+        the largest; with threshold 0 the toll is the whole reward.
 
     Raises:
         ValueError: If an argument is out of bounds.
@@ -91,13 +91,13 @@ def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting
     waiting = check_number("waiting_cost", waiting_cost, above=0)
     # The relative 1e-12 lets customers who are indifferent in exact arithmetic join.
     individual = math.floor(reward * mu / waiting * (1.0 + 1e-12))
+    social, monopoly = _naor_thresholds(arrivals / mu, individual, reward * mu / waiting * (1.0 + 1e-12))
     n = np.arange(individual + 1)
     full, length = _finite_queue(arrivals / mu, individual)
     served = arrivals * (1.0 - full)
     welfare = reward * served - waiting * length
     tolls = reward - waiting * n / mu
     revenue = served * np.maximum(tolls, 0.0)
-    social, monopoly = _first_best(welfare), _first_best(revenue)
     return {
         "individual_threshold": individual,
         "social_threshold": social,
@@ -206,7 +206,17 @@ def _finite_queue(load: float, most: int) -> tuple[np.ndarray, np.ndarray]:
     return 1.0 / total, n - np.cumsum(n * weights) / total
 
 
-def _first_best(values: np.ndarray) -> int:
-    """First position within rounding of the maximum."""
-    top = float(values.max())
-    return int(np.flatnonzero(values >= top - 1e-12 * max(abs(top), 1e-300))[0])
+def _naor_thresholds(load: float, most: int, reward_in_services: float) -> tuple[int, int]:
+    """Social and monopoly threshold: the largest n, up to `most`, whose marginal condition still holds.
+
+    Naor's left-hand sides, written as sums of powers: they grow with n and are free of cancellation at any load, where
+    a search for the largest welfare would drown in rounding once the queue is almost never full.
+    """
+    n = np.arange(1, most + 1)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        powers = np.power(load, np.arange(most + 1, dtype=np.float64))
+        geometric = np.cumsum(powers)  # geometric[k] = 1 + load + ... + load**k
+        social = np.cumsum(geometric[:-1])
+        inverse = np.concatenate([[0.0], np.cumsum(1.0 / powers[1:-1])]) if most > 0 else np.empty(0)
+        monopoly = n + np.where(inverse > 0, inverse * geometric[1:], 0.0)
+    return int((social <= reward_in_services).sum()), int((monopoly <= reward_in_services).sum())

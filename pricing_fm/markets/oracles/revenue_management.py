@@ -17,8 +17,7 @@ from pricing_fm.markets.oracles.checks import (
     check_number,
     check_numbers,
 )
-from pricing_fm.markets.oracles.distributions import compute_poisson_quantile
-from pricing_fm.markets.oracles.inventory import DEMAND_FIELDS
+from pricing_fm.markets.oracles.distributions import DEMAND_FIELDS, compute_poisson_quantile
 
 
 def littlewood(high_fare: float, low_fare: float, demand: Mapping[str, Any]) -> dict[str, float]:
