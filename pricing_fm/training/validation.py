@@ -1,0 +1,63 @@
+"""Fixed validation batches that lie after everything that was trained on."""
+
+import numpy as np
+import pandas as pd
+
+from pricing_fm.errors import PanelError
+from pricing_fm.models import PricingFMProcessor
+from pricing_fm.panel.sampler import find_origin_rows
+from pricing_fm.panel.store import SeriesStore
+from pricing_fm.panel.windows import origins_at, read_windows
+from pricing_fm.training.sources import Batch
+
+
+def time_forward_batches(
+    store: SeriesStore,
+    evaluate_from: pd.Timestamp,
+    processor: PricingFMProcessor,
+    prediction_length: int,
+    most_windows: int,
+    batch_size: int,
+    minimum_history: int = 8,
+) -> list[Batch]:
+    """Windows whose futures start at `evaluate_from` and every `prediction_length` periods after it, side by side.
+
+    All covariates of the future are visible, and no task hides anything: the loss is the one of forecasting along known
+    prices. The windows are a pure function of the arguments.
+
+    Args:
+        store (`SeriesStore`): Series up to the end of the validation periods.
+        evaluate_from (`pd.Timestamp`): First period that was not trained on.
+        processor (`PricingFMProcessor`): Turns windows into tensors.
+        prediction_length (`int`): Future steps.
+        most_windows (`int`): Windows to keep at most, evenly spread over origins and items.
+        batch_size (`int`): Windows per batch; the last batch may be shorter.
+        minimum_history (`int`): Fewest periods of an item's life before the origin.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`: At least one batch.
+
+    Raises:
+        PanelError: If no item has an observed period from `evaluate_from` on.
+    """
+    usable = find_origin_rows(store, prediction_length, minimum_history)
+    last = pd.Timestamp(store.timestamps.max())
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    origin = evaluate_from
+    while origin <= last:
+        items, rows = origins_at(store, origin)
+        inside = (rows < store.lengths[items]) & np.isin(store.offsets[items] + rows, usable)
+        found.append((items[inside], rows[inside]))
+        origin = store.frequency.step(origin, prediction_length)
+    items, rows = (np.concatenate(parts) if found else np.empty(0, dtype=np.int64) for parts in zip(*found))
+    if not items.size:
+        raise PanelError(
+            f"panel {store.name!r} has nothing to validate on: no observed units after {minimum_history} periods of "
+            f"history from {evaluate_from} on; move --validation_start or raise --validation_periods"
+        )
+    kept = np.unique(np.linspace(0, len(items) - 1, min(most_windows, len(items))).round().astype(np.int64))
+    lengths = processor.context_length, prediction_length
+    return [
+        processor(read_windows(store, items[part], rows[part], *lengths))
+        for part in np.array_split(kept, -(-len(kept) // batch_size))
+    ]
