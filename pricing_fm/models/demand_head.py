@@ -14,6 +14,8 @@ from .losses import count_loss, mean_over_observed, pinball
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
 # demand still falls with price.
 MAX_CARRY_OVER = 0.5
+# A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
+MAX_LOG_RESPONSE = 20.0
 COUNT_LOSS_WEIGHT = 0.1
 
 
@@ -81,7 +83,7 @@ class PriceResponse(nn.Module):
             torch.einsum("bmhj,bphj->bpmh", weights, self._carried(shares, basis) - basis[:, :, self.lags :])
             for basis in (values, slopes)
         )
-        return response, slope
+        return response.clamp(-MAX_LOG_RESPONSE, MAX_LOG_RESPONSE), slope
 
     def on_ladder(
         self, hidden: torch.Tensor, rung_prices: torch.Tensor, path: torch.Tensor, past_prices: torch.Tensor
@@ -101,7 +103,8 @@ class PriceResponse(nn.Module):
         full = torch.cat([past_prices, path], dim=-1)[:, None]
         carried = self._carried(shares, self.basis(full)[0])
         own = self.basis(rung_prices)[0].transpose(1, 2)
-        return torch.einsum("bmhj,bkhj->bkmh", weights, carried - own)
+        response = torch.einsum("bmhj,bkhj->bkmh", weights, carried - own)
+        return response.clamp(-MAX_LOG_RESPONSE, MAX_LOG_RESPONSE)
 
 
 class DemandHead(nn.Module):
