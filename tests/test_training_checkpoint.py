@@ -85,7 +85,9 @@ def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("pricing_fm.training.loop.load_checkpoint", without_average)
     elif forgotten == "step":
         original_batch = ToySource.batch
-        monkeypatch.setattr(ToySource, "batch", lambda self, step, *where: original_batch(self, step - 5, *where))
+        monkeypatch.setattr(
+            ToySource, "batch", lambda self, step, *where: original_batch(self, max(step - 5, 0), *where)
+        )
     else:
         monkeypatch.setattr(f"pricing_fm.training.loop.{forgotten}", lambda *_: None)
     _, model = run_toy(tmp_path / "cut", model=toy_model(dropout=0.2), output={"resume": "latest"})
@@ -147,7 +149,8 @@ def test_a_finished_run_resumes_to_its_result_without_a_step(tmp_path: Path) -> 
     source = ToySource()
     again, model = run_toy(tmp_path, model=toy_model(seed=3), source=source, output={"resume": "latest"})
     assert again.history == finished.history
-    assert (again.steps, again.best_step, source.asked) == (10, finished.best_step, [])
+    assert (again.steps, again.best_step) == (10, finished.best_step)
+    assert {step for step, _ in source.asked} == {0}  # looked at, to see that it is the same source
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
@@ -275,3 +278,10 @@ def test_resuming_under_another_schedule_is_refused(tmp_path: Path) -> None:
     run_toy(tmp_path)
     with pytest.raises(ValueError, match="--learning_rate: 0.01 then, 0.02 now"):
         run_toy(tmp_path, optim={"learning_rate": 0.02}, output={"resume": "latest"})
+
+
+@pytest.mark.parametrize("other", [ToySource(seed=1), ToySource(batch_size=32)])
+def test_resuming_on_other_data_is_refused(tmp_path: Path, other: ToySource) -> None:
+    run_toy(tmp_path)
+    with pytest.raises(ValueError, match="was trained on other batches .inputs, kinds"):
+        run_toy(tmp_path, source=other, output={"resume": "latest"})

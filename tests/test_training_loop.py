@@ -3,6 +3,7 @@
 import copy
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.checkpoint import load_checkpoint
+from pricing_fm.training.loop import train
 from pricing_fm.training.measures import validation_means
+from pricing_fm.training.processes import start_accelerator
 from pricing_fm.training.sources import Slicing, prefetched
 from tests.test_training_toy import ToyModel, ToySource, losses_of, run_toy, toy_model
 
@@ -217,7 +221,7 @@ class FailingSource(ToySource):
 def test_batches_come_in_order_and_an_error_of_the_source_reaches_the_caller(tmp_path: Path, ahead: int) -> None:
     source = FailingSource()
     with pytest.raises(KeyError, match="a column that is not there"):
-        run_toy(tmp_path, source=source, loop={"prefetch_batches": ahead})
+        run_toy(tmp_path, source=source, loop={"prefetch_batches": ahead}, output={"checkpoint_every": 0})
     assert source.asked[:7] == [(step, 0) for step in range(7)]
 
 
@@ -246,6 +250,16 @@ def test_curves_go_to_tensorboard(tmp_path: Path) -> None:
     reader.Reload()
     assert {"loss", "validation_loss", "gradient_norm"} <= set(reader.Tags()["scalars"])
     assert [event.step for event in reader.Scalars("validation_loss")] == [5, 10]
+
+
+def test_two_runs_of_one_accelerator_have_curves_of_their_own(tmp_path: Path) -> None:
+    output = OutputArguments(output_dir=str(tmp_path / "first"), checkpoint_every=0, log_every=1)
+    loop = LoopArguments(max_steps=3)
+    accelerator = start_accelerator(loop, output)
+    for folder in ("first", "second"):
+        there = replace(output, output_dir=str(tmp_path / folder))
+        train(toy_model(), ToySource(), OptimArguments(), loop, there, accelerator=accelerator)
+        assert len(list((tmp_path / folder / ".logs" / "pricing_fm").glob("events.*"))) == 1
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,15 @@ from pricing_fm.training.checkpoint import (
 from pricing_fm.training.measures import StepExchange, StepNumbers, validation_means
 from pricing_fm.training.optimizer import AveragedWeights, build_optimizer, learning_rate_at
 from pricing_fm.training.processes import check_same_start, start_accelerator, termination
-from pricing_fm.training.sources import Batch, BatchSource, Slicing, num_samples, prefetched
+from pricing_fm.training.sources import (
+    Batch,
+    BatchSource,
+    Slicing,
+    check_same_source,
+    first_batch_signature,
+    num_samples,
+    prefetched,
+)
 from pricing_fm.training.state import LogRow, LoopState
 from pricing_fm.training.tracking import TrainingLog, peak_memory_mb
 
@@ -96,6 +104,8 @@ def train(
         `TrainingResult`: The same in every process, but for timings.
 
     Raises:
+        ArtifactError: If the checkpoint is incomplete or altered, of another model, or in the way of a new run.
+        ValueError: If a resumed run would follow another trajectory: other arguments or other batches.
         FloatingPointError: After too many steps in a row with a non-finite loss or gradient.
         RuntimeError: If the processes are not as many as asked for, start apart, or drift apart.
         SystemExit: With code 143, after SIGTERM and a checkpoint.
@@ -138,6 +148,7 @@ class _Run:
         self.best: dict[str, torch.Tensor] = {}
         self.exchange = StepExchange(accelerator)
         self.state = LoopState()
+        self.signature: dict[str, list[float]] = {}
         self.slice_size: int | None = None
         self.saved_step: int | None = None
         self.waited = 0.0
@@ -148,10 +159,13 @@ class _Run:
         folder = self.output.checkpoints
         found = None if self.output.resume is None else find_checkpoint(folder, self.output.resume)
         make_room(folder, found, self.output.overwrite, self.accelerator)
+        if self.output.checkpoint_every:
+            self.signature = first_batch_signature(self.source)
         if found is None:
             return
         snapshot = load_checkpoint(found)
         check_same_trajectory(snapshot.state["arguments"], trajectory_arguments(self.optim, self.loop))
+        check_same_source(snapshot.state["first_batch"], self.signature)
         write_tensors(self.bare.state_dict(), snapshot.weights, str(found / WEIGHTS))
         write_tensors(self.averaged.tensors, snapshot.averaged, str(found / AVERAGED))
         if snapshot.best:
@@ -307,7 +321,7 @@ class _Run:
         self._tick()
         arguments = trajectory_arguments(self.optim, self.loop)
         snapshot = Snapshot(
-            state={**self.state.to_json(), "arguments": arguments},
+            state={**self.state.to_json(), "arguments": arguments, "first_batch": self.signature},
             weights=whole_tensors(self.bare.state_dict()),
             averaged=whole_tensors(self.averaged.tensors),
             best=whole_tensors(self.best),

@@ -1,5 +1,6 @@
 """Where batches come from, and how they are ready before the loop asks."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -98,3 +99,41 @@ def num_samples(batch: Batch) -> int:
     if len(lengths) != 1:
         raise ValueError(f"the tensors of a batch hold {sorted(lengths)} samples; expected one number for all")
     return lengths.pop()
+
+
+def first_batch_signature(source: BatchSource) -> dict[str, list[float]]:
+    """A few numbers by which a source is known again: a resumed run must not go on with other data.
+
+    Args:
+        source (`BatchSource`): Its whole global batch of step 0 is made once.
+
+    Returns:
+        `dict[str, list[float]]`: By tensor: its shape, then its mean and its mean absolute value over finite entries.
+    """
+    signature = {}
+    for name, tensor in sorted(source.batch(0, 0, 0, 1, 1).items()):
+        values = tensor.double()
+        values = values[values.isfinite()]
+        means = [values.mean().item(), values.abs().mean().item()] if values.numel() else [0.0, 0.0]
+        signature[name] = [*map(float, tensor.shape), *means]
+    return signature
+
+
+def check_same_source(saved: dict[str, list[float]], current: dict[str, list[float]]) -> None:
+    """Refuse to continue a run on other data, another batch size, or a processor that works otherwise.
+
+    Raises:
+        ValueError: Naming the tensors that differ by more than another machine's rounding.
+    """
+    names = sorted(saved.keys() | current.keys())
+    different = [name for name in names if not _close(saved.get(name, []), current.get(name, []))]
+    if different:
+        raise ValueError(
+            f"the checkpoint was trained on other batches ({', '.join(different[:5])} of the first batch differ); "
+            "resume with the same panels, batch size, seed and processor, or start anew with --overwrite"
+        )
+
+
+def _close(left: list[float], right: list[float]) -> bool:
+    near = (math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) for one, other in zip(left, right))
+    return len(left) == len(right) and all(near)

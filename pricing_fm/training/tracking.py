@@ -52,6 +52,8 @@ class TrainingLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             rows = "".join(json.dumps(row) + "\n" for row in self._state.history)
             self._path.write_text(rows, encoding="utf-8")
+        # One accelerator may serve several runs; each has its own folder.
+        self._accelerator.project_configuration.logging_dir = str(self._output.logs)
         # Curves of steps that are about to be repeated are dropped by TensorBoard.
         init_kwargs = {"tensorboard": {"purge_step": self._state.step + 1}}
         self._accelerator.init_trackers("pricing_fm", init_kwargs=init_kwargs)
