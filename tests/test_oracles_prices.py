@@ -101,12 +101,17 @@ def test_assortment_prices_beat_a_general_optimiser_from_many_starts(nested, see
     assert profit >= best * (1 - 1e-8)
 
 
-def test_a_nest_with_several_stationary_points_gives_the_best_of_them():
-    """One product for all, one for the few who do not mind the price: two local optima when substitution is close."""
-    u, b, c = np.array([2.0, 3.0]), np.array([8.0, 0.25]), np.array([0.0, 6.0])
-    nests = [{"products": [0, 1], "dissimilarity": 0.08}]
+def test_a_nest_with_several_local_optima_gives_the_best_of_them():
+    """Close substitutes of very different price sensitivity: sell to everyone, or to those who mind the price least."""
+    u, b, c = np.array([0.2, 2.9]), np.array([0.07, 0.32]), np.array([1.4, 1.0])
+    nests = [{"products": [0, 1], "dissimilarity": 0.17}]
+    # At a stationary point every markup is dissimilarity / sensitivity plus a number common to the nest.
+    common = np.linspace(0, 40, 40_001)
+    profit = _nested_profit(c + 0.17 / b + common[:, None], u, b, c, nests)[0]
+    assert ((profit[1:-1] > profit[:-2]) & (profit[1:-1] > profit[2:])).sum() == 2
     answer = oracles.assortment_prices(u.tolist(), b.tolist(), c.tolist(), nests)
-    grid = np.stack(np.meshgrid(np.linspace(0, 30, 601), np.linspace(6, 40, 601)), axis=-1).reshape(-1, 2)
+    assert profit.max() <= answer["profit"] <= profit.max() * (1 + 1e-6)
+    grid = np.stack(np.meshgrid(np.linspace(1, 40, 801), np.linspace(1, 40, 801)), axis=-1)
     best = _nested_profit(grid, u, b, c, nests)[0].max()
     assert best <= answer["profit"] <= best * 1.001
 

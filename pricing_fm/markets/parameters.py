@@ -184,20 +184,16 @@ def sample_retail_parameters(settings: RetailSettings, market_ids: np.ndarray, s
         ValueError: If a market id or the seed is negative.
     """
     ids = np.asarray(market_ids, dtype=np.int64)
-    category = _Draws(build_streams(seed, ids // settings.num_stores, _CATEGORY_SALT), (1, 1))
-    product = _Draws(
-        build_streams(seed, ids // settings.num_stores, _PRODUCT_SALT), (settings.num_products, settings.num_segments)
-    )
-    store = _Draws(build_streams(seed, ids, _STORE_SALT), (settings.num_products, settings.num_segments))
-
+    groups, size = ids // settings.num_stores, (settings.num_products, settings.num_segments)
+    category = _Draws(build_streams(seed, groups, _CATEGORY_SALT), (1, 1))
+    product = _Draws(build_streams(seed, groups, _PRODUCT_SALT), size)
+    store = _Draws(build_streams(seed, ids, _STORE_SALT), size)
     noise = category.choice([NOISES.index(name) for name in settings.noises])
     mean_elasticity = category.between(settings.elasticity_range)
     elasticity = mean_elasticity * np.exp(
         settings.product_deviation * product.normal() + settings.store_deviation * store.normal()
     )
-    # Two thirds of the variance of log volume lie between items, the rest between categories and stores.
-    log_volume = settings.volume_deviation * (0.5 * category.normal() + 0.8 * product.normal() + 0.3 * store.normal())
-    volume = np.clip(settings.median_volume * np.exp(log_volume), *settings.volume_bounds)
+    volume = _sample_volume(settings, category, product, store)
     tick = np.full_like(mean_elasticity, settings.price_tick)
     price_level = 0.8 * category.normal() + 0.6 * product.normal()
     list_price = _end_in_nine(settings.median_price * np.exp(settings.price_deviation * price_level), tick)
@@ -259,6 +255,12 @@ class _Draws:
 
     def choice(self, codes: list[int]) -> np.ndarray:
         return np.array(codes)[(self.uniform() * len(codes)).astype(int)]
+
+
+def _sample_volume(settings: RetailSettings, category: _Draws, product: _Draws, store: _Draws) -> np.ndarray:
+    """Log-normal; two thirds of the log variance lie between products, the rest between stores and categories."""
+    level = 0.5 * category.normal() + 0.8 * product.normal() + 0.3 * store.normal()
+    return np.clip(settings.median_volume * np.exp(settings.volume_deviation * level), *settings.volume_bounds)
 
 
 def _end_in_nine(prices: np.ndarray, tick: np.ndarray) -> np.ndarray:

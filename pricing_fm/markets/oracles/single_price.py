@@ -103,15 +103,7 @@ def loan_rate(
 
     # Margin per accepted loan: -d1 r**2 + linear r - fixed.
     linear, fixed = 1.0 - d0 - d1 * loss, d0 * loss + funds
-    discriminant = linear**2 - 4.0 * d1 * fixed
-    if linear <= 0 or discriminant <= 0:
-        raise ValueError(
-            f"default_probability is {d0}, default_rate_slope {d1}, loss_given_default {loss} and cost_of_funds"
-            f" {funds}; with these no rate makes a profit. Lower one of them"
-        )
-    root = math.sqrt(discriminant)
-    break_even = 2.0 * fixed / (linear + root)
-    ceiling = (linear + root) / (2.0 * d1) if d1 > 0 else math.inf
+    break_even, ceiling = _find_profitable_rates(linear, d1, fixed)
 
     def margin(rate: float) -> float:
         return (linear - d1 * rate) * rate - fixed
@@ -287,3 +279,15 @@ def _constant_elasticity_price(elasticity: float, cost: float, low: float, high:
             " positive lowest price in price_bounds"
         )
     return price
+
+
+def _find_profitable_rates(linear: float, quadratic: float, fixed: float) -> tuple[float, float]:
+    """Lowest and highest rate (infinite if quadratic is 0) at which linear r - quadratic r**2 - fixed is zero."""
+    discriminant = linear**2 - 4.0 * quadratic * fixed
+    if linear <= 0 or discriminant <= 0:
+        raise ValueError(
+            f"default_probability, default_rate_slope ({quadratic:g}), loss_given_default and cost_of_funds are such that"
+            f" no rate makes a profit: a loan loses {fixed:.6g} at rate 0 and gains {linear:.6g} per unit of rate"
+        )
+    root = math.sqrt(discriminant)
+    return 2.0 * fixed / (linear + root), (linear + root) / (2.0 * quadratic) if quadratic > 0 else math.inf
