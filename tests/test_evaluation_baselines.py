@@ -1,5 +1,7 @@
 """Baselines: right on series whose answer is known, honest about what they see, and as strong as they should be."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from data.frat.prepare import build_table
 from pricing_fm import names
 from pricing_fm.errors import PanelWarning
+from pricing_fm.evaluation import baselines
 from pricing_fm.evaluation.baselines import AutoETS, LastValue, RecentQuantiles, SeasonalNaive, build_simple_baselines
 from pricing_fm.evaluation.boosted_features import FeatureBuilder, encode_items, read_vocabulary
 from pricing_fm.evaluation.boosted_trees import BoostedTrees, TreeSettings
@@ -94,15 +97,26 @@ def test_exponential_smoothing_rolls_forward_without_a_new_fit() -> None:
     assert not np.allclose(late.mean, early.mean)  # newer weeks moved the states
 
 
-def test_processes_do_not_change_the_numbers() -> None:
+def test_processes_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool is one of threads here: starting real processes takes longer than all other tests of this file."""
+    monkeypatch.setattr(baselines, "SERIES_PER_PROCESS", 4)
+    pools = []
+
+    def build_pool(workers: int, mp_context: object) -> ThreadPoolExecutor:
+        pools.append(workers)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(baselines, "ProcessPoolExecutor", build_pool)
     task = ForecastTask("weekly", weekly_panel(weeks=40), 4, (4,))
     window, _ = only_window(task)
     answers = []
     for jobs in (1, 2):
         ets = AutoETS(jobs=jobs)
         ets.fit(task.training_panel())
+        ets._models = pickle.loads(pickle.dumps(ets._models))  # what a process hands back
         answers.append(ets.predict(window).quantiles)
     np.testing.assert_array_equal(*answers)
+    assert pools == [2]
 
 
 @pytest.mark.parametrize("position", range(5))

@@ -221,6 +221,7 @@ def test_the_printed_table_puts_the_best_first_and_in_bold() -> None:
     found = evaluate_forecasters(task, [Oracle(task.panel, 1.05)], [SeasonalNaive()], show_progress=False)
     screen = io.StringIO()
     print_forecast_table(found.rows, Console(file=screen, width=80, force_terminal=True, no_color=True))
+    assert "…" not in screen.getvalue()
     lines = [line for line in screen.getvalue().splitlines() if "oracle" in line or "seasonal_naive" in line]
     assert "oracle" in lines[0]
     assert "\x1b[1m0.0" in lines[0]

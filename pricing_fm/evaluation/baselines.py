@@ -15,6 +15,7 @@ from pricing_fm.panel.panel import Panel
 
 ETS_LONGEST_SEASON = 24  # longer seasons have more starting values than exponential smoothing can estimate
 ETS_SHORTEST_HISTORY = 8  # shorter series get the mean of what they have
+SERIES_PER_PROCESS = 1_000  # a fit takes 5 ms and starting a process takes seconds
 
 
 @dataclass
@@ -107,7 +108,7 @@ class AutoETS:
     symmetric prediction intervals.
 
     Args:
-        jobs (`int`): Processes.
+        jobs (`int`): Processes of the fit, where there are enough series to keep them busy.
     """
 
     jobs: int = 1
@@ -120,7 +121,14 @@ class AutoETS:
         season = panel.frequency.season_length
         season = season if season <= ETS_LONGEST_SEASON else 1
         series = dict(zip(panel.item_ids, _filled_series(build_grid(panel).units)))
-        fitted = _map_chunks(_fit_ets, [(values, season) for values in series.values()], self.jobs)
+        tasks = [(values, season) for values in series.values()]
+        jobs = min(self.jobs, len(tasks) // SERIES_PER_PROCESS)
+        if jobs > 1:
+            # A forked child of a process that runs torch threads can hang; spawned ones cannot.
+            with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+                fitted = list(pool.map(_fit_ets, tasks, chunksize=max(1, len(tasks) // (4 * jobs))))
+        else:
+            fitted = [_fit_ets(task) for task in tasks]
         self._models = dict(zip(series, fitted))
 
     def predict(self, window: ForecastWindow) -> Forecast:
@@ -132,7 +140,7 @@ class AutoETS:
             (values, season, self._models.get(item), window.prediction_length, window.quantile_levels)
             for item, values in zip(window.item_ids, series)
         ]
-        answers = np.stack(_map_chunks(_forecast_ets, tasks, self.jobs))  # (items, steps, levels + mean)
+        answers = np.stack([_forecast_ets(task) for task in tasks])  # (items, steps, levels + mean)
         return Forecast.of(answers[..., :-1], answers[..., -1])
 
     def settings(self) -> dict[str, object]:
@@ -191,11 +199,3 @@ def _forecast_ets(task: tuple[np.ndarray, int, Any, int, Sequence[float]]) -> np
         for level, width in zip(levels, widths)
     ]
     return np.stack([*columns, found["mean"]], axis=-1)
-
-
-def _map_chunks(function: Any, tasks: list[Any], jobs: int) -> list[Any]:
-    if jobs == 1:
-        return [function(task) for task in tasks]
-    # A forked child of a process that runs torch threads can hang; spawned ones cannot.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(function, tasks, chunksize=max(1, len(tasks) // (4 * jobs))))
