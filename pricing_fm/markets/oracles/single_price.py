@@ -286,8 +286,8 @@ def _find_profitable_rates(linear: float, quadratic: float, fixed: float) -> tup
     discriminant = linear**2 - 4.0 * quadratic * fixed
     if linear <= 0 or discriminant <= 0:
         raise ValueError(
-            f"default_probability, default_rate_slope ({quadratic:g}), loss_given_default and cost_of_funds are such that"
-            f" no rate makes a profit: a loan loses {fixed:.6g} at rate 0 and gains {linear:.6g} per unit of rate"
+            f"default_probability, default_rate_slope ({quadratic:g}), loss_given_default and cost_of_funds are such"
+            f" that no rate makes a profit: a loan loses {fixed:.6g} at rate 0 and gains {linear:.6g} per unit of rate"
         )
     root = math.sqrt(discriminant)
     return 2.0 * fixed / (linear + root), (linear + root) / (2.0 * quadratic) if quadratic > 0 else math.inf
