@@ -127,7 +127,9 @@ class RetailVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def register_environments() -> None:
-    """Make `gymnasium.make("pricing_fm/Retail-v0")` and `gymnasium.make_vec` find the markets of this package."""
+    """Make `gymnasium.make("pricing_fm/Retail-v0")` and `gymnasium.make_vec` find the markets; again does no harm."""
+    if "pricing_fm/Retail-v0" in gym.registry:
+        return
     gym.register(
         id="pricing_fm/Retail-v0",
         entry_point="pricing_fm.markets.environments:RetailEnv",
