@@ -19,7 +19,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalises the last dimension."""
-        return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        # Under autocast queries and keys are half precision and the weight is not; fused kernels want one type.
+        return functional.rms_norm(hidden, self.weight.shape, self.weight.to(hidden.dtype), self.eps)
 
 
 def rotate(states: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
