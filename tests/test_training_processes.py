@@ -42,6 +42,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "accumulated": {"loop": {**loop, "gradient_accumulation_steps": 4}},
         "resumed": {"loop": loop, "output": {"resume": str(early), "overwrite": True}},
         "sharded": {},
+        "apart": {},
     }
     for name, job in jobs.items():
         job["folder"] = str(folder / name)
@@ -125,10 +126,10 @@ def test_gradients_that_differ_between_processes_are_refused() -> None:
         check_same_norm([1.0, 1.01])
 
 
-def test_processes_that_start_apart_are_refused(tmp_path: Path) -> None:
-    done = launch({"apart": {"folder": str(tmp_path), "seed_plus_rank": 1}}, tmp_path, *TWO_PROCESSES)
-    assert done.returncode != 0
-    assert "the processes start from different weights" in done.stderr
+def test_processes_that_start_apart_are_refused(two_processes: Path) -> None:
+    for rank in range(2):
+        refusal = told(two_processes, "apart", rank)["refusal"]
+        assert refusal.startswith("the processes start from different weights")
 
 
 def test_sigterm_to_a_real_process_ends_it_with_143_after_a_checkpoint(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelerate.utils import set_seed
 from torch import nn
@@ -223,7 +224,12 @@ def main() -> None:
         if name == "sharded":
             (folder / f"{name}_{rank}.json").write_text(json.dumps(run_sharded()))
             continue
-        model = toy_model(seed=job.pop("seed_plus_rank", 0) and rank)
+        if name == "apart":
+            with pytest.raises(RuntimeError) as refusal:
+                run_toy(folder, model=toy_model(seed=rank))
+            (folder / f"{name}_{rank}.json").write_text(json.dumps({"refusal": str(refusal.value)}))
+            continue
+        model = toy_model()
         result, _ = run_toy(folder, model=model, **job)
         told = {"losses": losses_of(result), "gradients": gradients, "best": result.best_validation_loss}
         told["weights"] = {key: tensor.tolist() for key, tensor in model.state_dict().items()}

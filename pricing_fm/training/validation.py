@@ -42,14 +42,15 @@ def time_forward_batches(
     """
     usable = find_origin_rows(store, prediction_length, minimum_history)
     last = pd.Timestamp(store.timestamps.max())
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    nothing = np.empty(0, dtype=np.int64)
+    found: list[tuple[np.ndarray, np.ndarray]] = [(nothing, nothing)]
     origin = evaluate_from
     while origin <= last:
         items, rows = origins_at(store, origin)
         inside = (rows < store.lengths[items]) & np.isin(store.offsets[items] + rows, usable)
         found.append((items[inside], rows[inside]))
         origin = store.frequency.step(origin, prediction_length)
-    items, rows = (np.concatenate(parts) if found else np.empty(0, dtype=np.int64) for parts in zip(*found))
+    items, rows = (np.concatenate(parts) for parts in zip(*found))
     if not items.size:
         raise PanelError(
             f"panel {store.name!r} has nothing to validate on: no observed units after {minimum_history} periods of "
