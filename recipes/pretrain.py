@@ -1,0 +1,299 @@
+"""Pretrain a base model on one or several panels.
+
+Example: python recipes/pretrain.py --config recipes/nano/pretrain.yaml --panels data/synthetic/panel.parquet \
+    --schemas data/synthetic/schema.yaml --output_dir outputs/base
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from pricing_fm.artifact import write_manifest
+from pricing_fm.cards import CardText, write_card
+from pricing_fm.errors import PanelError
+from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
+from pricing_fm.names import CHANNEL_INDEX
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel, split_by_category
+from pricing_fm.panel.sampler import find_switch_rows
+from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.results import DataSource, ResultRow, build_results, write_results
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.calibration import estimate_step_correlation
+from pricing_fm.training.checkpoint import whole_tensors
+from pricing_fm.training.collate import PretrainBatchSource, TaskMix
+from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
+from pricing_fm.training.processes import start_accelerator
+from pricing_fm.training.validation import time_forward_batches
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """Which panels, which of their periods, and how windows are drawn from them."""
+
+    panels: tuple[str, ...] = field(metadata={"help": "Tables of panels: paths or Hub dataset ids."})
+    schemas: tuple[str, ...] = field(
+        default=(), metadata={"help": "Schema of each panel; one for all; none = the columns bear panel names."}
+    )
+    panel_weights: tuple[float, ...] = field(
+        default=(), metadata={"help": "Share of training windows from each panel; default: equal shares."}
+    )
+    held_out_categories: tuple[str, ...] = field(
+        default=(), metadata={"help": "Categories that training and validation never see."}
+    )
+    validation_start: str | None = field(
+        default=None, metadata={"help": "First validation period of every panel; default: --validation_periods."}
+    )
+    validation_periods: int = field(
+        default=8, metadata={"help": "Last visible periods of each panel that are validated on, not trained on."}
+    )
+    test_start: str | None = field(default=None, metadata={"help": "Nothing from this period on is read at all."})
+    test_periods: int = field(default=0, metadata={"help": "The same, as a number of last periods of each panel."})
+    validation_windows: int = field(default=512, metadata={"help": "Most validation windows of each panel."})
+    prediction_length: int = field(default=8, metadata={"help": "Future steps of a window."})
+    minimum_history: int = field(default=8, metadata={"help": "Fewest periods before a window's forecast origin."})
+    batch_size: int = field(
+        default=64, metadata={"help": "Windows of a step, over all processes and micro-batches together."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("schemas", "panel_weights"):
+            found, allowed = len(getattr(self, name)), {0, len(self.panels)} | ({1} if name == "schemas" else set())
+            if found not in allowed:
+                raise ValueError(f"--{name} has {found} entries for {len(self.panels)} panels")
+        if min(self.validation_periods, self.prediction_length, self.minimum_history, self.batch_size) < 1:
+            raise ValueError("--validation_periods, --prediction_length, --minimum_history, --batch_size: 1 or more")
+        if self.test_periods < 0 or self.validation_windows < 1:
+            raise ValueError("--test_periods must be 0 or more, --validation_windows 1 or more")
+        if self.test_start is not None and self.test_periods:
+            raise ValueError("--test_start and --test_periods both say where the test begins; pass one of them")
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """Which network. Its sizes stand in `PricingFMConfig`."""
+
+    size: Literal["nano", "small", "base"] = field(default="nano", metadata={"help": "Size of the network."})
+    price_response: Literal["monotone", "free"] = field(
+        default="monotone", metadata={"help": "monotone = demand never rises with price; free = price is an input."}
+    )
+    covariates: Literal["both", "price", "flags", "none"] = field(
+        default="both", metadata={"help": "What is seen besides sales and calendar; for ablations."}
+    )
+    context_length: int = field(default=104, metadata={"help": "Past periods that the network reads."})
+
+
+@dataclass(frozen=True)
+class DecisionArguments:
+    """How long the decision heads learn on the finished trunk, so that no adapter meets random ones."""
+
+    decision_steps: int = field(
+        default=200, metadata={"help": "Steps of behaviour, value and policy heads; 0 = leave them random."}
+    )
+    decision_learning_rate: float = field(default=2e-3, metadata={"help": "Their peak learning rate."})
+
+    def __post_init__(self) -> None:
+        if self.decision_steps < 0 or not 0 < self.decision_learning_rate < math.inf:
+            raise ValueError("--decision_steps must be 0 or more, --decision_learning_rate above 0")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A panel cut by time: what is trained on, and the same with the validation periods behind it."""
+
+    train: Panel
+    validation: Panel
+    validation_start: pd.Timestamp
+
+
+def main(argv: Sequence[str] | None = None) -> TrainingResult:
+    kinds = (
+        DataArguments,
+        ModelArguments,
+        DecisionArguments,
+        PolicyArguments,
+        RewardWeights,
+        OptimArguments,
+        LoopArguments,
+        OutputArguments,
+    )
+    arguments = read_recipe(kinds, argv, description=__doc__)
+    data, architecture, decisions, _, _, optim, loop, output = arguments
+    accelerator = start_accelerator(loop, output)
+    cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
+    set_seed(loop.seed)
+    model, processor = build_model(architecture)
+    train_stores = [build_store(cut.train) for cut in cuts]
+    processor.trained_on_interventions = any(len(find_switch_rows(store)) for store in train_stores)
+    batch_source = PretrainBatchSource(
+        train_stores,
+        data.panel_weights or [1.0] * len(cuts),
+        processor,
+        data.batch_size,
+        data.prediction_length,
+        loop.seed,
+        minimum_history=data.minimum_history,
+    )
+    validation_batches = [
+        batch
+        for cut in cuts
+        for batch in time_forward_batches(
+            build_store(cut.validation),
+            cut.validation_start,
+            processor,
+            data.prediction_length,
+            data.validation_windows,
+            data.batch_size,
+            data.minimum_history,
+        )
+    ]
+    freeze_policy(model, frozen=True)
+    result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)
+    processor.step_correlation = estimate_step_correlation(model, validation_batches)
+    if decisions.decision_steps and architecture.price_response == "monotone":
+        learn_decisions(model, processor, train_stores, arguments, accelerator)
+    save_base(Path(output.output_dir), model, processor, cuts, arguments, result, loop.seed, accelerator)
+    return result
+
+
+def load_panels(data: DataArguments) -> list[Panel]:
+    """Every panel without its held-out categories."""
+    schemas = data.schemas if len(data.schemas) == len(data.panels) else data.schemas * len(data.panels)
+    panels = [
+        load_panel(path, schema=schema) for path, schema in zip(data.panels, schemas or [None] * len(data.panels))
+    ]
+    known = {category for panel in panels for category in panel.categories}
+    if unknown := sorted(set(data.held_out_categories) - known):
+        raise PanelError(f"--held_out_categories {unknown} are in no panel; known are {sorted(known)[:20]}")
+    kept = []
+    for panel in panels:
+        held_out = set(data.held_out_categories) & set(panel.categories)
+        kept.append(split_by_category(panel, held_out).train if held_out else panel)
+    return kept
+
+
+def cut_by_time(panel: Panel, data: DataArguments) -> Cut:
+    """Cuts off the test periods, then sets the validation periods apart."""
+    visible = panel
+    if data.test_start is not None:
+        visible = panel.before(data.test_start)
+    elif data.test_periods:
+        visible = panel.before(panel.frequency.step(panel.last_observed, 1 - data.test_periods))
+    if data.validation_start is not None:
+        start = pd.Timestamp(data.validation_start)
+    else:
+        start = visible.frequency.step(visible.last_observed, 1 - data.validation_periods)
+    return Cut(visible.before(start), replace(visible, evaluate_from=start), start)
+
+
+def build_model(architecture: ModelArguments) -> tuple[PricingFMForPreTraining, PricingFMProcessor]:
+    config = PricingFMConfig.from_size(
+        architecture.size, price_response=architecture.price_response, context_length=architecture.context_length
+    )
+    processor = PricingFMProcessor(
+        context_length=config.context_length,
+        covariates=architecture.covariates,
+        num_static_buckets=config.num_static_buckets,
+        num_response_members=config.num_response_members,
+        num_rungs=config.num_rungs,
+        ladder_step=config.ladder_step,
+        ladder_start=config.ladder_start,
+    )
+    return PricingFMForPreTraining(config), processor
+
+
+def freeze_policy(model: PricingFMForPreTraining, frozen: bool) -> None:
+    """The pretraining loss does not reach value and policy, and data-parallel training refuses unused parameters."""
+    for head in (model.decision_head.policy_head, model.decision_head.value_head):
+        head.requires_grad_(not frozen)
+
+
+def learn_decisions(
+    model: PricingFMForPreTraining,
+    processor: PricingFMProcessor,
+    stores: Sequence[SeriesStore],
+    arguments: Sequence[Any],
+    accelerator: Accelerator,
+) -> TrainingResult:
+    """Trains behaviour, value and policy heads on the finished trunk; nothing else moves."""
+    data, _, decisions, policy, rewards, optim, loop, output = arguments
+    has_costs = all(np.isfinite(store.values[:, CHANNEL_INDEX["cost"]]).any() for store in stores)
+    if not has_costs and policy.assumed_cost_share is None:
+        accelerator.print("a panel has no cost and there is no --assumed_cost_share: decisions maximise revenue")
+        rewards = replace(rewards, margin=0.0, revenue=1.0)
+    model.requires_grad_(False)
+    model.decision_head.requires_grad_(True)
+    source = PretrainBatchSource(
+        stores,
+        data.panel_weights or [1.0] * len(stores),
+        processor,
+        data.batch_size,
+        policy.horizon + 1,
+        loop.seed,
+        tasks=TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        minimum_history=data.minimum_history,
+    )
+    result = train(
+        PolicyLearner(model, model, processor, policy, rewards),
+        source,
+        replace(optim, learning_rate=decisions.decision_learning_rate, warmup_steps=10),
+        replace(loop, max_steps=decisions.decision_steps, evaluate_every=0, patience=0),
+        replace(
+            output,
+            output_dir=str(Path(output.output_dir) / ".stages" / "decisions"),
+            checkpoint_dir=None,
+            checkpoint_every=0,
+            resume=None,
+        ),
+        accelerator=accelerator,
+    )
+    model.requires_grad_(True)
+    return result
+
+
+def save_base(
+    folder: Path,
+    model: PricingFMForPreTraining,
+    processor: PricingFMProcessor,
+    cuts: Sequence[Cut],
+    arguments: Sequence[object],
+    result: TrainingResult,
+    seed: int,
+    accelerator: Accelerator,
+) -> None:
+    """The artifact: weights, processor, recipe, results, seal and card. Every process has to call this."""
+    weights = whole_tensors(model.state_dict())
+    if accelerator.is_main_process:
+        model.save_pretrained(folder, state_dict=weights)
+        processor.save_pretrained(folder)
+        save_recipe(folder, arguments)
+        sources = [DataSource(cut.train.name, cut.train.fingerprint()) for cut in cuts]
+        rows = []
+        if result.best_validation_loss is not None:
+            rows.append(
+                ResultRow(
+                    name="loss",
+                    value=result.best_validation_loss,
+                    model="pricing_fm",
+                    task="+".join(source.name for source in sources),
+                    split="validation",
+                    seed=seed,
+                    train_s=result.seconds,
+                )
+            )
+        write_results(folder, build_results("pretrain", sources, rows, accelerator.device.type))
+        write_manifest(folder, "base")
+        write_card(folder, CardText(title=folder.name))
+    accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main()
