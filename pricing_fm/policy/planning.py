@@ -107,13 +107,15 @@ def draw_candidate(
     return chosen, (probabilities * same).sum(1)
 
 
-def total_quantile(quantile_values: np.ndarray, levels: np.ndarray, level: float, correlation: float) -> np.ndarray:
+def total_quantile(
+    quantile_values: np.ndarray, levels: np.ndarray, level: np.ndarray, correlation: float
+) -> np.ndarray:
     """Quantile of the sum over steps, joined by a Gaussian copula with one correlation between all steps.
 
     Args:
         quantile_values (`(N, H, Q)`): Quantiles of each step.
         levels (`(Q,)`): Their probabilities.
-        level (`float`): Wanted probability.
+        level (`(N,)`): Wanted probability of each item.
         correlation (`float`): In [0, 1]; 1 = comonotone steps, the widest total.
 
     Returns:
@@ -136,7 +138,11 @@ def total_quantile(quantile_values: np.ndarray, levels: np.ndarray, level: float
     for step in range(steps):
         at = quantile_values[:, step]
         totals += at[:, low[:, step]] * (1 - share[:, step]) + at[:, low[:, step] + 1] * share[:, step]
-    return np.quantile(totals, level, axis=1)
+    place = level * (COPULA_DRAWS - 1)
+    low = np.floor(place).astype(int)
+    ordered, rows = np.sort(totals, axis=1), np.arange(len(totals))
+    high = np.minimum(low + 1, COPULA_DRAWS - 1)
+    return ordered[rows, low] * (1 - (place - low)) + ordered[rows, high] * (place - low)
 
 
 def zone_groups(keys: list[tuple | None]) -> np.ndarray:

@@ -98,24 +98,20 @@ def recommendation_table(
     worth = "margin" if objective == "units" and np.isfinite(costs).all() else objective
     per_unit = unit_values(prices, costs, "revenue" if worth == "units" else worth)
     sold = demand.mean[:, :, lead:].sum(-1)
-    lower, upper = (
-        total_quantile(demand.quantile_values[rows, best, lead:], levels, level, step_correlation)
-        for level in (LOWER_LEVEL, 1 - LOWER_LEVEL)
-    )
-    at_price = per_unit[rows, best]
     counted = sold if objective == "units" else per_unit * sold
+    at_price = per_unit[rows, best]
+    # A price below cost loses most when most is sold.
+    level = np.where(at_price >= 0, LOWER_LEVEL, 1 - LOWER_LEVEL)
+    lower = total_quantile(demand.quantile_values[rows, best, lead:], levels, level, step_correlation)
     elasticity = demand.elasticity[rows, best, lead:].mean(-1)
     spread = NORMAL_80 * demand.elasticity_std[rows, best, lead:].mean(-1)
     return pd.DataFrame(
         {
-            "item_id": situation.item_ids,
-            "current_price": situation.current_price,
+            **_item_columns(situation, lead),
             "price": prices[rows, best],
-            "promotion": situation.planned_promotion[:, lead],
             "expected_units": sold[rows, best],
             "expected_margin": at_price * sold[rows, best],
-            # A price below cost loses most when most is sold.
-            "expected_margin_lower": at_price * np.where(at_price >= 0, lower, upper),
+            "expected_margin_lower": at_price * lower,
             "objective": objective,
             "supported": chosen.supported,
             "fallback": False,
@@ -127,9 +123,17 @@ def recommendation_table(
             "elasticity_lower": elasticity - spread,
             "elasticity_upper": elasticity + spread,
             "source": chosen.source,
-            "observed_periods": situation.observed_periods,
         }
     )
+
+
+def _item_columns(situation: Situation, lead: int) -> dict[str, object]:
+    return {
+        "item_id": situation.item_ids,
+        "current_price": situation.current_price,
+        "promotion": situation.planned_promotion[:, lead],
+        "observed_periods": situation.observed_periods,
+    }
 
 
 def fallback_table(
@@ -138,10 +142,8 @@ def fallback_table(
     """Rows of items that keep their price `(N,)` because too little is known: no expectation, `fallback` True."""
     return pd.DataFrame(
         {
-            "item_id": situation.item_ids,
-            "current_price": situation.current_price,
+            **_item_columns(situation, lead),
             "price": prices,
-            "promotion": situation.planned_promotion[:, lead],
             "expected_units": np.nan,
             "expected_margin": np.nan,
             "expected_margin_lower": np.nan,
@@ -151,7 +153,6 @@ def fallback_table(
             "propensity": 1.0,
             "binding_rule": binding,
             "source": source,
-            "observed_periods": situation.observed_periods,
         }
     )
 

@@ -262,5 +262,5 @@ class _Sides:
 
     def _stage(self, name: str) -> OutputArguments:
         """Each stage logs into its own folder; none of them checkpoints: an adaptation takes seconds."""
-        folder = f"{self.output.output_dir}/logs/{name}"
+        folder = f"{self.output.output_dir}/.stages/{name}"
         return replace(self.output, output_dir=folder, checkpoint_dir=None, checkpoint_every=0, resume=None)
