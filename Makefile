@@ -7,8 +7,6 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 TREES := $(wildcard pricing_fm recipes data benchmarks tests)
-# One thread per worker: the workers already fill the cores, and sums do not depend on the number of threads.
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint format clean
 .DEFAULT_GOAL := demo
@@ -16,6 +14,8 @@ export OMP_NUM_THREADS ?= 1
 demo: $(READY)
 	$(BIN)/python recipes/demo.py
 
+# One thread per worker: the workers already fill the cores, and sums do not depend on the number of threads.
+test: export OMP_NUM_THREADS ?= 1
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
 
