@@ -1,0 +1,403 @@
+"""From nothing to recommended prices for a category that the model has never seen: simulate, pretrain, adapt, evaluate.
+
+Example: python recipes/demo.py
+
+A market is simulated, because only there the best price is known. The manager of the new category raises prices when
+demand is high, so whoever reads his log as it stands learns that dear goods sell well.
+"""
+
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+HERE = Path(__file__).resolve().parent
+# A script finds its own folder on the path, where evaluate.py would hide the library of that name.
+sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
+
+from pricing_fm.evaluation.baselines import RecentQuantiles, SeasonalNaive  # noqa: E402
+from pricing_fm.evaluation.figures import render_png  # noqa: E402
+from pricing_fm.evaluation.forecasting import ForecastEvaluation, evaluate_forecasters  # noqa: E402
+from pricing_fm.evaluation.market import VISIBLE_COLUMNS  # noqa: E402
+from pricing_fm.evaluation.model import PolicyForecaster  # noqa: E402
+from pricing_fm.evaluation.pricing import PricingEvaluation, evaluate_prices  # noqa: E402
+from pricing_fm.evaluation.pricing_baselines import LastPrice, LogLogElasticity  # noqa: E402
+from pricing_fm.evaluation.report import write_report  # noqa: E402
+from pricing_fm.evaluation.report_sections import ReportContent  # noqa: E402
+from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
+from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log  # noqa: E402
+from pricing_fm.panel import Panel, load_panel  # noqa: E402
+from pricing_fm.policy import PricingPolicy  # noqa: E402
+from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results  # noqa: E402
+from recipes import adapt, pretrain  # noqa: E402
+from recipes.demo_figure import draw_summary  # noqa: E402
+
+VISIBLE_WEEKS = 26  # of the new category
+PRICED_WEEKS = 8  # a recommended price is held this long; forecasts reach as far
+RULES = HERE / "guardrails.yaml"
+NAMES = {
+    "seasonal_naive": "same week last year, else last week",
+    "recent_quantiles": "quantiles of the last 26 weeks",
+    "zero_shot": "base, as it is",
+    "adapted": "base + adapter",
+    "manager": "the manager goes on",
+    "last_price": "last price, kept",
+    "log_log_elasticity": "log-log elasticity + grid",
+    "base_plan": "base, as it is",
+    "adapter_structured": "base + adapter",
+    "adapter_in_rules": "base + adapter, inside the rules",
+    "oracle": "best prices (known to the simulator alone)",
+}
+OURS = ("adapted", "zero_shot", "adapter_structured", "adapter_in_rules", "base_plan")
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """Where the demo writes and how long it takes."""
+
+    output_dir: str = field(
+        default="outputs/demo",
+        metadata={"help": "Folder of the results; what an earlier demo left in it is replaced."},
+    )
+    work_dir: str = field(
+        default=".cache/demo", metadata={"help": "Folder of simulated logs and checkpoints; replaced likewise."}
+    )
+    fast: bool = field(
+        default=False, metadata={"help": "A few training steps on a few series: everything runs, nothing is learned."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of everything random."})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs between the demo and its fast version, which checks the path and not the numbers."""
+
+    num_categories: int = 300
+    num_periods: int = 104
+    num_products: int = 12
+    num_rollouts: int = 64
+    pretrain: tuple[str, ...] = ()
+    adapt: tuple[str, ...] = ()
+
+
+FAST = Scale(
+    num_categories=4,
+    num_periods=60,
+    num_products=4,
+    num_rollouts=2,
+    pretrain=tuple("--max_steps 3 --batch_size 8 --validation_windows 8 --warmup_steps 1".split()),
+    adapt=tuple("--demand_steps 2 --policy_steps 2 --batch_size 4".split()),
+)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything goes. Nothing in `work` bears the name of an artifact's file."""
+
+    output: Path
+    work: Path
+
+    @property
+    def base(self) -> Path:
+        """The base artifact."""
+        return self.output / "base"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter artifact, beside its base."""
+        return self.output / "adapter"
+
+
+@dataclass(frozen=True)
+class NewCategory:
+    """A category that training never saw.
+
+    Args:
+        log (`SimulatedLog`): Its market, which alone knows the demand.
+        path (`Path`): The log as a shop would have it.
+        visible (`Panel`): The last weeks of it: all that anyone may look at.
+        later (`Panel`): The log with the weeks that followed under the manager.
+    """
+
+    log: SimulatedLog
+    path: Path
+    visible: Panel
+    later: Panel
+
+    @property
+    def name(self) -> str:
+        """Exact name of the category in the data."""
+        return self.visible.categories[0]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on the new category, and the prices it led to."""
+
+    forecasts: ForecastEvaluation
+    prices: PricingEvaluation
+    recommendations: pd.DataFrame
+    curves: pd.DataFrame
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """All measured numbers."""
+        return [*self.forecasts.rows, *self.prices.rows]
+
+
+def main(argv: Sequence[str] | None = None) -> Evaluation:
+    (arguments,) = read_recipe((DemoArguments,), argv, description=__doc__)
+    be_quiet()
+    scale, started = FAST if arguments.fast else Scale(), time.perf_counter()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    folders = clear_folders(Path(arguments.output_dir), Path(arguments.work_dir))
+    seed = arguments.seed
+
+    console.rule("1/5 simulate", align="left")
+    corpus = simulate_corpus(folders, scale, seed, console)
+    new = simulate_new_category(folders, scale, seed, console)
+    console.rule("2/5 pretrain the base", align="left")
+    pretrain_base(folders, corpus, scale, seed)
+    console.rule(f"3/5 adapt it to {new.name!r} from {VISIBLE_WEEKS} weeks", align="left")
+    adapt_to(new, folders, scale, seed)
+    console.rule("4/5 evaluate", align="left")
+    found = evaluate(new, folders, scale, seed)
+    print_forecasts(found.forecasts, console)
+    print_gaps(found.prices, console)
+    console.rule("5/5 recommend", align="left")
+    print_recommendations(found, new, console)
+    write_everything(found, new, folders)
+    console.print(
+        f"{time.perf_counter() - started:.0f} s. Written: {folders.base}/ and {folders.adapter}/ (load them with "
+        f"PricingPolicy.from_pretrained), results.json, recommendations.csv and report.html in {folders.output}/",
+        highlight=False,
+    )
+    return found
+
+
+def be_quiet() -> None:
+    """What other libraries say while they load and save is no part of the story."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # peft asks transformers for a property by its old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def clear_folders(output: Path, work: Path) -> Folders:
+    """Takes away what an earlier demo wrote, and nothing else."""
+    folders = Folders(output, work)
+    for folder in (folders.base, folders.adapter, work / "checkpoints", work / "logs", work / "panels"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in ("results.json", "recommendations.csv", "report.html", "*.png"):
+        for file in output.glob(pattern):
+            file.unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    (work / "panels").mkdir(parents=True)
+    return folders
+
+
+def simulate_corpus(folders: Folders, scale: Scale, seed: int, console: Console) -> Path:
+    """Many categories under managers of every habit; most items end in weeks of prices drawn at random."""
+    log = simulate_log(
+        RetailSettings(),
+        ManagerSettings(),
+        LogSettings(
+            num_markets=scale.num_categories,
+            num_periods=scale.num_periods,
+            randomized_periods=(24, 48),
+            randomized_share=0.9,
+            seed=seed,
+            name="corpus",
+        ),
+    )
+    path = folders.work / "panels" / "corpus.parquet"
+    log.panel.drop(columns="propensity").to_parquet(path, index=False)
+    console.print(
+        f"corpus: {log.num_items:,} items in {scale.num_categories} categories, {scale.num_periods} weeks, "
+        f"{log.panel['price_is_intervention'].mean():.0%} of them with prices drawn at random -> {path}",
+        highlight=False,
+    )
+    return path
+
+
+def simulate_new_category(folders: Folders, scale: Scale, seed: int, console: Console) -> NewCategory:
+    """One category with a market, a seed and a manager of its own; the truth goes into a file of its own."""
+    market = RetailSettings(num_products=scale.num_products)
+    # Raises prices when demand is high: the kind of log that misleads.
+    manager = ManagerSettings(names=("demand_follower",), confounding=(0.6, 0.6))
+    # The longer log repeats the shorter one week for week, then goes on.
+    log, longer = (
+        simulate_log(market, manager, LogSettings(num_markets=1, num_periods=weeks, seed=seed + 1000, name="new"))
+        for weeks in (120, 120 + PRICED_WEEKS)
+    )
+    path, later = folders.work / "panels" / "new.parquet", folders.work / "panels" / "new_later.parquet"
+    columns = [column for column in VISIBLE_COLUMNS if column in log.panel]
+    log.panel[columns].to_parquet(path, index=False)
+    longer.panel[columns].to_parquet(later, index=False)
+    log.truth.to_parquet(folders.work / "panels" / "new_truth.parquet", index=False)
+    visible = load_panel(path).last_periods(VISIBLE_WEEKS)
+    console.print(
+        f"new category: {log.num_items} items, the last {VISIBLE_WEEKS} of 120 weeks are visible, the manager's prices "
+        f"follow demand (correlation 0.6) -> {path}",
+        highlight=False,
+    )
+    return NewCategory(log, path, visible, load_panel(later))
+
+
+def pretrain_base(folders: Folders, corpus: Path, scale: Scale, seed: int) -> None:
+    """recipes/pretrain.py with recipes/nano/demo.yaml."""
+    where = ["--output_dir", folders.base, "--checkpoint_dir", folders.work / "checkpoints"]
+    words = ["--config", HERE / "nano" / "demo.yaml", "--panels", corpus, "--seed", seed, *where, *scale.pretrain]
+    pretrain.main([str(word) for word in words])
+    keep_logs_apart(folders.base, folders)
+
+
+def adapt_to(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> None:
+    """recipes/adapt.py with recipes/nano/demo_adapt.yaml."""
+    what = ["--base", folders.base, "--panel", new.path, "--category", new.name, "--weeks", VISIBLE_WEEKS]
+    where = ["--guardrails", RULES, "--output_dir", folders.adapter, "--seed", seed]
+    words = ["--config", HERE / "nano" / "demo_adapt.yaml", *what, *where, *scale.adapt]
+    adapt.main([str(word) for word in words])
+    keep_logs_apart(folders.adapter, folders)
+
+
+def keep_logs_apart(artifact: Path, folders: Folders) -> None:
+    """Moves the training log out of a finished artifact."""
+    for name in (".logs", "logs"):
+        if (artifact / name).exists():
+            (folders.work / "logs").mkdir(exist_ok=True)
+            shutil.move(artifact / name, folders.work / "logs" / artifact.name)
+
+
+def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Evaluation:
+    """Forecasts of the weeks that followed, and what prices would have earned in them."""
+    base = PricingPolicy.from_pretrained(folders.base)
+    adapted = PricingPolicy.from_pretrained(folders.base, adapter=folders.adapter)
+    task = ForecastTask(new.name, new.later, PRICED_WEEKS, (PRICED_WEEKS,), context_length=VISIBLE_WEEKS)
+    forecasts = evaluate_forecasters(
+        task,
+        [PolicyForecaster(base, "zero_shot", seed), PolicyForecaster(adapted, "adapted", seed)],
+        [SeasonalNaive(), RecentQuantiles(VISIBLE_WEEKS)],
+    )
+    recommended = adapted.recommend(new.visible, prediction_length=PRICED_WEEKS)
+    proposals = {rule.name: rule.propose(new.visible) for rule in (LastPrice(), LogLogElasticity())}
+    proposals["base_plan"] = base.recommend(new.visible, prediction_length=PRICED_WEEKS)
+    proposals["adapter_structured"] = adapted.recommend(new.visible, guardrails={}, prediction_length=PRICED_WEEKS)
+    proposals["adapter_in_rules"] = recommended
+    prices = evaluate_prices(
+        new.log, proposals, PRICED_WEEKS, new.name, seed, num_rollouts=scale.num_rollouts, category_k=VISIBLE_WEEKS
+    )
+    multipliers = [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2]
+    curves = adapted.demand_curve(new.visible, price_multipliers=multipliers, prediction_length=PRICED_WEEKS)
+    return Evaluation(forecasts, prices, recommended, curves)
+
+
+def print_forecasts(found: ForecastEvaluation, console: Console) -> None:
+    """One line per forecaster, best first."""
+    rows = pd.DataFrame([vars(row) for row in found.rows])
+    scores = rows.pivot_table(index="model", columns="name", values="value").sort_values("wql")
+    table = Table(title=f"Forecasts of the {PRICED_WEEKS} weeks that followed", title_justify="left")
+    for head in ("who", "weighted quantile loss", "80 % coverage"):
+        table.add_column(head, justify="left" if head == "who" else "right")
+    for model, values in scores.iterrows():
+        table.add_row(NAMES[str(model)], f"{values['wql']:.3f}", f"{values['coverage_80']:.2f}")
+    console.print(table)
+
+
+def print_gaps(found: PricingEvaluation, console: Console) -> None:
+    """One line per way of setting prices, best first."""
+    rows = pd.DataFrame([vars(row) for row in found.rows if row.category is None])
+    scores = rows.pivot_table(index="model", columns="name", values="value").sort_values("value", ascending=False)
+    table = Table(title=f"What prices held for {PRICED_WEEKS} weeks would earn", title_justify="left")
+    for head in ("who", "expected margin", "share of the gap closed"):
+        table.add_column(head, justify="left" if head == "who" else "right")
+    for model, values in scores.iterrows():
+        if model in NAMES:
+            table.add_row(NAMES[str(model)], f"{values['value']:,.0f}", f"{values['gap_closed']:+.0%}")
+    console.print(table)
+
+
+def print_recommendations(found: Evaluation, new: NewCategory, console: Console) -> None:
+    """One line per item: prices, margin, elasticity, the demand curve around today's price, and the reason."""
+    best = found.prices.items.query("policy == 'oracle_constant'").set_index("item_id")["price"]
+    units = found.curves.groupby(["item_id", "price_multiplier"])["mean"].sum().unstack()
+    today = found.curves[found.curves["price_multiplier"] == 1.0].groupby("item_id").mean(numeric_only=True)
+    cost = new.visible.frame.groupby("item_id")["cost"].last()
+    table = Table(title=f"Recommended prices and what to expect of them in {PRICED_WEEKS} weeks", title_justify="left")
+    for head, justify in (
+        ("item", "left"), ("now", "right"), ("price", "right"), ("best*", "right"), ("margin", "right"),
+        ("lower", "right"), ("elasticity (80 %)", "right"), ("units -10, 0, +10 %", "right"), ("why", "left"),
+    ):  # fmt: skip
+        table.add_column(head, justify=justify, no_wrap=head != "why")
+    for row in found.recommendations.itertuples(index=False):
+        curve = [units.at[row.item_id, multiplier] for multiplier in (0.9, 1.0, 1.1)]
+        kept = (row.current_price - cost[row.item_id]) * curve[1]
+        slope = today.loc[row.item_id]
+        table.add_row(
+            row.item_id.split("|")[0].removeprefix(f"{new.name}-"),
+            f"{row.current_price:.2f}",
+            f"[bold]{row.price:.2f}[/]",
+            f"{best[row.item_id]:.2f}",
+            f"{row.expected_margin:.0f}",
+            f"{row.expected_margin_lower:.0f}",
+            f"{slope['elasticity']:.1f} ({slope['elasticity_lower']:.1f} to {slope['elasticity_upper']:.1f})",
+            " ".join(f"{value:.0f}" for value in curve),
+            give_reason(row.price / row.current_price - 1, row.expected_margin / kept - 1, row),
+        )
+    console.print(table)
+    console.print("* best constant price in the simulated market, hidden from every policy", highlight=False)
+
+
+def give_reason(move: float, gain: float, row: Any) -> str:
+    """The recommendation's explanation in a few words; the whole of it stands in recommendations.csv."""
+    words = "keep" if abs(move) < 1e-9 else f"price {move:+.1%}, margin {gain:+.1%}"
+    notes = ["too little history"] if row.fallback else [] if row.supported else ["never tried"]
+    notes += [row.binding_rule.replace("_", " ")] if row.binding_rule else []
+    return "; ".join([words, *notes])
+
+
+def write_everything(found: Evaluation, new: NewCategory, folders: Folders) -> None:
+    """results.json, recommendations.csv, report.html and its figures."""
+    found.recommendations.to_csv(folders.output / "recommendations.csv", index=False)
+    figure = draw_summary(found.curves, found.recommendations, found.prices.items, new.log, NAMES)
+    (folders.output / "summary.png").write_bytes(render_png(figure))
+    sources = [*read_results(folders.base).data, DataSource(new.visible.name, new.visible.fingerprint())]
+    write_results(folders.output, build_results("demo", sources, found.rows))
+    write_report(
+        folders.output,
+        ReportContent(
+            title=f"Prices for {new.name}, a category the model had never seen",
+            facts=(
+                ("Category", f"{new.name}: {len(new.visible.item_ids)} items, simulated"),
+                ("Visible", f"{VISIBLE_WEEKS} weeks up to that of {new.visible.last_observed:%d %b %Y}"),
+                ("Base", "nano, pretrained for two minutes on simulated categories, this one not among them"),
+            ),
+            rows=found.rows,
+            ours=OURS,
+            windows=found.forecasts.windows,
+            steps=found.forecasts.steps,
+            history=new.later.frame,
+            curves=found.curves,
+            recommendations=found.recommendations,
+            notes=(
+                "One simulated category shows that the path works, not how well it does on average: for that run "
+                "recipes/evaluate.py --market retail, which prices many.",
+                "The rules of recipes/guardrails.yaml hold for the proposed prices; the policies that are compared "
+                "are free of them unless they say so.",
+            ),
+        ),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
