@@ -38,7 +38,7 @@ class OptimArguments:
     adam_beta1: float = field(default=0.9, metadata={"help": "Decay of AdamW's first moment."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Decay of AdamW's second moment."})
     # Rows of an embedding that are rarely met have gradients near 1e-8. A smaller offset would blow their rounding
-    # noise up to full steps: with 1e-8, one and two processes end 50 steps with weights seven times as far apart.
+    # noise up to full steps: with 1e-8, one and two processes end 50 steps of nano 2e-6 apart instead of 2e-7.
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's denominator offset."})
     gradient_clip: float = field(default=1.0, metadata={"help": "Largest global gradient norm; 0 = no clipping."})
     ema_decay: float = field(
