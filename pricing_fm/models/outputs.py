@@ -53,8 +53,8 @@ class DecisionOutput(ModelOutput):
     Args:
         behavior_log_probs (`(B, H, actions)`): What the manager would do.
         policy_log_probs (`(B, H, actions)`): What the policy does.
-        state_values (`(B, H)`): Discounted reward from this step on, relative to keeping the price, in reference
-            revenues of the item per period. (Not `values`: that is a method of every mapping.)
+        state_values (`(B, H)`): Discounted reward from this step on, relative to charging the reference price, in
+            reference revenues of the item per period. (Not `values`: that is a method of every mapping.)
     """
 
     behavior_log_probs: torch.Tensor = None  # type: ignore[assignment]

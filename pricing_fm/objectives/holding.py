@@ -6,10 +6,11 @@ Shapes: B items, H planned steps, P candidate prices, M response members, Q quan
 import torch
 
 from pricing_fm.models import PricingFMForPolicy
-from pricing_fm.models.modeling_pricing_fm import PRICE_SCALE
+from pricing_fm.models.channels import PRICE_SCALE
 from pricing_fm.models.outputs import PricingFMModelOutput
 from pricing_fm.models.recursion import REFERENCE_MEMORY
 from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
+from pricing_fm.objectives.structured_q import served_share
 
 Batch = dict[str, torch.Tensor]
 
@@ -81,8 +82,7 @@ def _held_rewards(
     demand = mean[:, None, None] * response.exp()  # (B, P, M, H)
     curve = scale[:, None, None, None] * model.demand_head.base_quantiles(states)[:, None]
     curve = curve * response.mean(2).exp()[..., None]  # (B, P, H, Q)
-    stock = torch.nan_to_num(batch["future_inventory"], nan=torch.inf)[:, None, :, None]
-    served = curve.minimum(stock).sum(-1) / curve.sum(-1).clamp(min=1e-9)  # (B, P, H)
+    served = served_share(curve, batch["future_inventory"][:, None])  # (B, P, H)
     demand, sales = demand[..., lead:], (demand * served[:, :, None])[..., lead:]
 
     last = (0, 2, 3, 1)  # the ladder comes last for the reward's terms: (B, M, steps, P)
@@ -122,7 +122,8 @@ def _value_after(
     now = ((current / reference).log() / PRICE_SCALE)[:, None]
     held = (prices / reference[:, None]).log() / PRICE_SCALE
     keep_lead, keep_paid = REFERENCE_MEMORY**lead, REFERENCE_MEMORY**paid
-    memory = keep_lead * features[:, 0, 1:2] + (1 - keep_lead) * now
+    remembered = torch.where(features[:, 0, 3:4] > 0, features[:, 0, 1:2], now)  # the first price of all is the memory
+    memory = keep_lead * remembered + (1 - keep_lead) * now
     depth = keep_lead * features[:, 0, 2:3] + (1 - keep_lead) * now.clamp(max=0)
     memory = keep_paid * memory + (1 - keep_paid) * held
     depth = keep_paid * depth + (1 - keep_paid) * held.clamp(max=0)

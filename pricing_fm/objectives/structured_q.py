@@ -2,8 +2,9 @@
 
 Logged rewards carry the manager's confounding: prices cut into demand peaks make cuts look good. So the reward of an
 action comes from the response head, and the state after it from the known recursion over last price, reference price
-and recent discounts. Rewards are differences to keeping the price, in units of the item's reference revenue per
-period: a 5 % move is worth about 0.5 % of a period's profit, and would drown in a discounted sum.
+and recent discounts. Rewards are differences to charging the reference price, in units of the item's reference revenue
+per period: a 5 % move is worth about 0.5 % of a period's profit, and would drown in a discounted sum. (The price before
+the window would not do as the comparison: a state would be worth something else in every window that it appears in.)
 Shapes: B items, H steps, K rungs, M response members, Q quantile levels.
 """
 
@@ -25,7 +26,7 @@ class LadderValues:
     """What each rung is worth.
 
     Args:
-        rewards (`(B, H, K, M)`): Difference to keeping the origin's price, reference revenues per period.
+        rewards (`(B, H, K, M)`): Difference to charging the reference price, reference revenues per period.
         values (`(B, H, K, M)`): The same plus the discounted value of the next state; the last step has none.
     """
 
@@ -70,9 +71,22 @@ def ladder_demand(
 
     curve = model.demand_head.base_quantiles(states)[:, :, None] * response.mean(-1).exp()[..., None]
     curve = batch["scale"][:, None, None, None] * curve
-    stock = torch.nan_to_num(batch["future_inventory"], nan=torch.inf)[:, :, None, None]
-    served = curve.minimum(stock).sum(-1) / curve.sum(-1).clamp(min=1e-9)
+    served = served_share(curve, batch["future_inventory"][:, :, None])
     return demand, demand * served[..., None]
+
+
+def served_share(quantile_values: torch.Tensor, stock: torch.Tensor) -> torch.Tensor:
+    """Share of expected demand that a stock can serve: the quantile curve cut at the stock, over the uncut one.
+
+    Args:
+        quantile_values (`(..., Q)`): Demand, units.
+        stock (`(...)`, broadcast): Units; NaN = unlimited.
+
+    Returns:
+        `(...)`: In [0, 1].
+    """
+    limit = torch.nan_to_num(stock, nan=torch.inf)[..., None]
+    return quantile_values.minimum(limit).sum(-1) / quantile_values.sum(-1).clamp(min=1e-9)
 
 
 def features_after(features: torch.Tensor, upcoming: torch.Tensor, log_rungs: torch.Tensor) -> torch.Tensor:
@@ -105,9 +119,10 @@ def features_after(features: torch.Tensor, upcoming: torch.Tensor, log_rungs: to
 def relative_rewards(
     batch: Batch, rung_prices: torch.Tensor, demand: torch.Tensor, sales: torch.Tensor, weights: RewardWeights
 ) -> torch.Tensor:
-    """Reward of every rung less that of keeping the origin's price, in reference revenues per period.
+    """Reward of every rung less that of the reference price, in reference revenues per period.
 
-    A price change is what differs from the period before; keeping the origin's price never is one.
+    A price change is what differs from the period before. The comparison pays for none: it is the same number whatever
+    happened before.
 
     Args:
         batch (`dict`): From the processor.
@@ -129,7 +144,7 @@ def relative_rewards(
     demand, sales = demand.permute(members_first), sales.permute(members_first)
     per_step, rungs = demand.shape[:-1], demand.shape[-1]
     before = batch["current_actions"] % rungs
-    origin = before[:, :1, None].expand(per_step)
+    reference = (rung_prices - batch["reference_price"][:, None]).abs().argmin(1)
     revenue = (batch["reference_price"] * batch["scale"])[:, None, None].expand(per_step)
     total, terms = ladder_rewards(
         weights,
@@ -140,8 +155,8 @@ def relative_rewards(
         before[..., None].expand(per_step),
         revenue,
     )
-    kept = (total - terms["price_change"]).gather(-1, origin[..., None])
-    return ((total - kept) / revenue[..., None]).permute(members_first)
+    compared = (total - terms["price_change"]).gather(-1, reference[:, None, None, None].expand(*per_step, 1))
+    return ((total - compared) / revenue[..., None]).permute(members_first)
 
 
 def ladder_values(
