@@ -24,8 +24,8 @@ from pricing_fm.policy import CategorySupport, category_support, load_base, writ
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
-from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, adapt, visible_panel
-from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, AdaptOptimArguments, adapt, visible_panel
+from pricing_fm.training.arguments import LoopArguments, OutputArguments
 from pricing_fm.training.policy_learning import PolicyArguments
 
 ALL = "all"  # one adapter for every category of the panel
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         PolicyArguments,
         RewardWeights,
         LoraArguments,
-        OptimArguments,
+        AdaptOptimArguments,
         LoopArguments,
         OutputArguments,
     )

@@ -31,8 +31,7 @@ from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
-from pricing_fm.training.adapt import AdaptArguments
-from pricing_fm.training.arguments import OptimArguments
+from pricing_fm.training.adapt import AdaptArguments, AdaptOptimArguments
 from pricing_fm.training.policy_learning import PolicyArguments
 
 
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
         PolicyArguments,
         RewardWeights,
         LoraArguments,
-        OptimArguments,
+        AdaptOptimArguments,
     )
     arguments = read_recipe(kinds, argv, description=__doc__)
     evaluate: EvaluateArguments = arguments[0]

@@ -36,7 +36,7 @@ class AdaptArguments:
         support_end (`str`, *optional*): Visible periods start before this date; default: up to the last period.
         objective (`str`): `forecast` adapts demand, `policy` the decision heads, `both` one after the other.
         demand_steps, policy_steps (`int`): Most optimizer steps of each.
-        prediction_length (`int`): Future steps of a demand window, cut to what the weeks allow.
+        window_length (`int`): Future steps of a demand window, cut to what the weeks allow.
         batch_size (`int`): Windows per step.
         holdout_share (`float`): Last share of the visible weeks that decides how many demand steps are taken.
     """
@@ -50,7 +50,7 @@ class AdaptArguments:
     )
     demand_steps: int = field(default=40, metadata={"help": "most steps of the demand side"})
     policy_steps: int = field(default=40, metadata={"help": "steps of the decision side"})
-    prediction_length: int = field(default=8, metadata={"help": "future steps of a demand window"})
+    window_length: int = field(default=8, metadata={"help": "future steps of a demand window"})
     batch_size: int = field(default=32, metadata={"help": "windows per step"})
     holdout_share: float = field(default=0.25, metadata={"help": "last share of weeks that decides when to stop"})
 
@@ -59,10 +59,18 @@ class AdaptArguments:
             raise ValueError(f"--weeks must be 0 or more, found {self.weeks}")
         if self.objective not in ("both", "forecast", "policy"):
             raise ValueError(f"--objective must be both, forecast or policy, found {self.objective!r}")
-        if min(self.demand_steps, self.policy_steps, self.prediction_length, self.batch_size) < 1:
-            raise ValueError("--demand_steps, --policy_steps, --prediction_length and --batch_size must be at least 1")
+        if min(self.demand_steps, self.policy_steps, self.window_length, self.batch_size) < 1:
+            raise ValueError("--demand_steps, --policy_steps, --window_length and --batch_size must be at least 1")
         if not 0 < self.holdout_share < 1:
             raise ValueError(f"--holdout_share must be in (0, 1), found {self.holdout_share}")
+
+
+@dataclass(frozen=True)
+class AdaptOptimArguments(OptimArguments):
+    """How an adapter's weights move: an adaptation has dozens of steps, so warm-up and average are short."""
+
+    warmup_steps: int = field(default=5, metadata={"help": "Steps of linear warm-up from zero to the peak."})
+    ema_decay: float = field(default=0.9, metadata={"help": "Decay of the moving average of the weights; 0 = none."})
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ class _Sides:
         learner = DemandLearner(self.network, self.model)
         held = max(1, round(self.arguments.holdout_share * self.periods))
         history = max(1, min(8, (self.periods - held) // 2))
-        ahead = max(1, min(self.arguments.prediction_length, self.periods - held - history))
+        ahead = max(1, min(self.arguments.window_length, self.periods - held - history))
         start = self.panel.frequency.step(self.panel.last_observed, 1 - held)
         validation = time_forward_batches(
             build_store(self.panel), start, self.processor, min(held, 8), 512, self.arguments.batch_size, history

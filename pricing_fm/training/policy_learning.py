@@ -49,7 +49,7 @@ class PolicyArguments:
     expectile: float = field(default=0.7, metadata={"help": "expectile of the value regression, in (0, 1)"})
     inverse_temperature: float = field(default=2.0, metadata={"help": "sharpness of the advantage weights"})
     aggressiveness: float = field(
-        default=200.0,
+        default=3000.0,
         metadata={
             "help": "at inference: log-odds of an advantage of one reference revenue per period (0: policy alone)"
         },
