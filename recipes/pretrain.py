@@ -155,7 +155,6 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
             data.minimum_history,
         )
     ]
-    freeze_policy(model, frozen=True)
     result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)
     processor.step_correlation = estimate_step_correlation(model, validation_batches)
     if decisions.decision_steps and architecture.price_response == "monotone":
@@ -208,12 +207,6 @@ def build_model(architecture: ModelArguments) -> tuple[PricingFMForPreTraining, 
         ladder_start=config.ladder_start,
     )
     return PricingFMForPreTraining(config), processor
-
-
-def freeze_policy(model: PricingFMForPreTraining, frozen: bool) -> None:
-    """The pretraining loss does not reach value and policy, and data-parallel training refuses unused parameters."""
-    for head in (model.decision_head.policy_head, model.decision_head.value_head):
-        head.requires_grad_(not frozen)
 
 
 def learn_decisions(
