@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -123,9 +122,9 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
                 # Only structured values can be asked about prices that were not logged in that state.
                 aggressiveness=recipe.policy.aggressiveness if structured else 0.0,
                 guardrails=Guardrails(),
-                folder=Path(base.base_source),
+                folder=None,
             )
-    return PricingPolicy(base.model, base.processor, adapters, base.base_source)
+    return PricingPolicy(base.model, base.processor, adapters, base.base_folder)
 
 
 def evaluate_market(

@@ -1,17 +1,16 @@
-"""A policy on disk and on the Hub: loads a base and its adapters with every check, writes them back."""
+"""A policy on disk and on the Hub: loads a base and its adapters with every check."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pricing_fm.adapters import category_slug, load_adapter, read_adapter
-from pricing_fm.artifact import ADAPTER_WEIGHTS, read_json, verify_artifact, write_manifest
-from pricing_fm.cards import CardText, write_card
-from pricing_fm.errors import ArtifactError
+from pricing_fm.artifact import ADAPTER_WEIGHTS, read_json, verify_artifact
+from pricing_fm.errors import ArtifactError, GuardrailError
 from pricing_fm.guardrails import Guardrails, load_guardrails
 from pricing_fm.hub import download
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
@@ -21,8 +20,10 @@ from pricing_fm.policy.support import CategorySupport
 
 LADDER_FILE = "price_ladder.json"
 GUARDRAILS_FILE = "guardrails.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
 ADAPTER_FOLDER, ADAPTERS_FOLDER = "adapter", "adapters"
 ALL_CATEGORIES = "all"
+LADDER_FIELDS = ("ladder_start", "ladder_step", "num_rungs")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LoadedAdapter:
         discount (`float`): Per period.
         aggressiveness (`float`): Log-odds that an advantage of one reference revenue per period is worth.
         guardrails (`Guardrails`): The category's own rules; used where none are given.
-        folder (`Path`): Where it was loaded from.
+        folder (`Path` or None): Where it was loaded from; None = it was trained here and never saved.
     """
 
     model: PricingFMForPolicy
@@ -49,7 +50,7 @@ class LoadedAdapter:
     discount: float
     aggressiveness: float
     guardrails: Guardrails
-    folder: Path
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PolicyParts:
     model: PricingFMForPolicy
     processor: PricingFMProcessor
     adapters: dict[str | None, LoadedAdapter]
-    base_source: str
+    base_folder: Path
 
 
 def write_ladder(
@@ -102,9 +103,7 @@ def load_base(
     kind = read_json(folder / "config.json").get("model_type")
     if kind != PricingFMForPolicy.config_class.model_type:
         raise ArtifactError(f"{folder / 'config.json'}: model_type is {kind!r}; expected 'pricing_fm'")
-    model, info = PricingFMForPolicy.from_pretrained(
-        folder, dtype=dtype or torch.float32, output_loading_info=True, local_files_only=True
-    )
+    model, info = _read_network(folder, dtype or torch.float32)
     # The reconstruction head only serves pretraining; nothing else may be left over or missing.
     foreign = [key for key in info["unexpected_keys"] if not key.startswith("patch_head.")]
     if info["missing_keys"] or info["mismatched_keys"] or foreign:
@@ -115,8 +114,33 @@ def load_base(
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ArtifactError(f"{folder}: {broken[0]} holds non-finite numbers ({len(broken)} tensors); export it again")
-    processor = PricingFMProcessor.from_pretrained(folder, local_files_only=True)
+    processor = _read_processor(folder, model)
     return model.to(device or "cpu").eval(), processor, manifest.base_fingerprint
+
+
+def _read_network(folder: Path, dtype: torch.dtype | str) -> tuple[PricingFMForPolicy, dict[str, Any]]:
+    try:
+        # Mismatched shapes are reported instead of raised, so that the message can name them all.
+        return PricingFMForPolicy.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
+        )
+    except (TypeError, ValueError) as error:  # what the configuration says of a value that it refuses
+        raise ArtifactError(f"{folder / 'config.json'}: {error}; export the base again") from error
+
+
+def _read_processor(folder: Path, model: PricingFMForPolicy) -> PricingFMProcessor:
+    read_json(folder / PREPROCESSOR_FILE)
+    try:
+        processor = PricingFMProcessor.from_pretrained(folder, local_files_only=True)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder / PREPROCESSOR_FILE}: {error}; export the base again") from error
+    for name in ("num_static_buckets", "num_response_members", *LADDER_FIELDS):
+        if getattr(processor, name) != getattr(model.config, name):
+            raise ArtifactError(
+                f"{folder / PREPROCESSOR_FILE}: {name} is {getattr(processor, name)!r}, config.json says "
+                f"{getattr(model.config, name)!r}; export the base again"
+            )
+    return processor
 
 
 def load_policy_parts(
@@ -136,9 +160,9 @@ def load_policy_parts(
         if adapter is not None:
             raise ArtifactError(f"{path} is an adapter already; pass its base first, then adapters")
         reference = read_adapter(folder)
-        base_source, base_folder, wanted = reference.base, download(reference.base, reference.revision).folder, [folder]
+        base_folder, wanted = download(reference.base, reference.revision).folder, [folder]
     else:
-        base_source, base_folder, wanted = str(path), folder, _adapters_of(folder, adapter)
+        base_folder, wanted = folder, _adapters_of(folder, adapter)
     model, processor, fingerprint = load_base(base_folder, device, dtype)
     loaded: dict[str | None, LoadedAdapter] = {}
     for place in wanted:
@@ -150,7 +174,7 @@ def load_policy_parts(
         loaded[entry.category] = entry
     if isinstance(adapter, Mapping):
         _check_categories(adapter, loaded)
-    return PolicyParts(model, processor, loaded, base_source)
+    return PolicyParts(model, processor, loaded, base_folder)
 
 
 def _adapters_of(folder: Path, adapter: str | Path | Mapping[str, str | Path] | None) -> list[Path]:
@@ -176,52 +200,24 @@ def _load_one(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> Loade
     reference = read_adapter(folder)
     network = share_weights(base)
     load_adapter(network, category_slug(reference.category or ALL_CATEGORIES), folder, fingerprint)
-    content = read_json(folder / LADDER_FILE)
+    content, rules = read_json(folder / LADDER_FILE), read_json(folder / GUARDRAILS_FILE)
     try:
-        policy = content["policy"]
+        policy, support = content["policy"], CategorySupport(**content["support"])
+        for name in LADDER_FIELDS:
+            if getattr(support, name) != getattr(base.config, name):
+                raise ValueError(f"{name} is {getattr(support, name)!r}, the base has {getattr(base.config, name)!r}")
         return LoadedAdapter(
             model=network.eval(),
             category=reference.category,
-            support=CategorySupport(**content["support"]),
+            support=support,
             has_policy=policy["trained"],
             rewards=RewardWeights(**policy["rewards"]),
             discount=policy["discount"],
             aggressiveness=policy["aggressiveness"],
-            guardrails=load_guardrails(folder / GUARDRAILS_FILE),
+            guardrails=load_guardrails(rules),
             folder=folder,
         )
-    except (KeyError, TypeError) as error:
+    except GuardrailError as error:
+        raise ArtifactError(f"{folder / GUARDRAILS_FILE}: {error}; export the adapter again") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / LADDER_FILE}: {error}; export the adapter again") from error
-
-
-def save_policy_parts(
-    model: PricingFMForPolicy,
-    processor: PricingFMProcessor,
-    adapters: Mapping[str | None, LoadedAdapter],
-    base_source: str,
-    folder: Path,
-) -> None:
-    """Writes a base and its adapters as complete artifacts; files that only describe them come from where they were.
-
-    Raises:
-        ArtifactError: If `folder` holds something else already.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    source = Path(base_source)
-    if source.is_dir() and source.resolve() != folder.resolve():
-        for file in source.iterdir():
-            if file.is_file():
-                shutil.copy2(file, folder / file.name)
-    else:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        write_manifest(folder, "base")
-        write_card(folder, CardText(title=folder.name))
-    many = len(adapters) > 1
-    for entry in adapters.values():
-        slug = category_slug(entry.category or ALL_CATEGORIES)
-        target = folder / ADAPTERS_FOLDER / slug if many else folder / ADAPTER_FOLDER
-        if target.resolve() == entry.folder.resolve():
-            continue
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(entry.folder, target)

@@ -93,14 +93,15 @@ class Engine:
         for rows, padded, batch in self._batches(situation):
             reference = batch["reference_price"][:, None, None].double()
             paths = torch.from_numpy(prices[padded]).to(reference.device)
-            batch["candidate_prices"] = (paths / reference).log().float()
+            # An item without any price has none to respond to; the mask says so, a NaN would spread.
+            batch["candidate_prices"] = (paths / reference).log().nan_to_num(nan=0.0).float()
             parts.append(tuple(part[: len(rows)] for part in self._demand_of_batch(batch)))
         return PathDemand(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _demand_of_batch(self, batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, ...]:
         encoded = self.model.encode(batch)
         output = self.model.demand(encoded, batch)
-        if output.member_response is None:
+        if output.member_response is None or output.elasticity is None or output.elasticity_std is None:
             moved = []
             for shift in (FINITE_DIFFERENCE, -FINITE_DIFFERENCE):
                 shifted = {**batch, "candidate_prices": batch["candidate_prices"] + shift}

@@ -88,7 +88,9 @@ def best_candidate(
 def draw_candidate(
     scores: np.ndarray, allowed: np.ndarray, final_prices: np.ndarray, uniforms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws from `softmax(scores)` over allowed candidates.
+    """Draws from `softmax(scores)` over the allowed prices.
+
+    Candidates that end at one price count once: a limit where many rungs meet would draw the price to itself.
 
     Args:
         scores (`(N, P)`): Log weights.
@@ -97,14 +99,16 @@ def draw_candidate(
         uniforms (`(N,)`): One number in [0, 1) per row.
 
     Returns:
-        Candidate `(N,)`, and the probability of its final price: that of all candidates that end there.
+        Candidate `(N,)`, and the probability of its final price.
     """
-    log_probs = log_softmax(np.where(allowed, scores, -np.inf), axis=1)
-    probabilities = np.exp(log_probs)
-    chosen = (probabilities.cumsum(1) <= uniforms[:, None] * probabilities.sum(1, keepdims=True)).sum(1)
-    chosen = np.minimum(chosen, scores.shape[1] - 1)
-    same = final_prices == final_prices[np.arange(len(chosen)), chosen][:, None]
-    return chosen, (probabilities * same).sum(1)
+    same = (final_prices[:, :, None] == final_prices[:, None, :]) & allowed[:, None, :]
+    speaks = allowed & (same.argmax(-1) == np.arange(scores.shape[1]))
+    probabilities = np.exp(log_softmax(np.where(speaks, scores, -np.inf), axis=1))
+    cumulative = probabilities.cumsum(1)
+    chosen = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(1)
+    # Rounding may leave the draw at the very end, where no allowed candidate needs to stand.
+    chosen = np.minimum(chosen, scores.shape[1] - 1 - speaks[:, ::-1].argmax(1))
+    return chosen, probabilities[np.arange(len(chosen)), chosen]
 
 
 def total_quantile(
@@ -143,12 +147,6 @@ def total_quantile(
     ordered, rows = np.sort(totals, axis=1), np.arange(len(totals))
     high = np.minimum(low + 1, COPULA_DRAWS - 1)
     return ordered[rows, low] * (1 - (place - low)) + ordered[rows, high] * (place - low)
-
-
-def zone_groups(keys: list[tuple | None]) -> np.ndarray:
-    """Decision units: rows with equal keys share one price, `None` stands alone. Group number of each row, int64."""
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(row if key is None else key, len(numbers)) for row, key in enumerate(keys)])
 
 
 def sum_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

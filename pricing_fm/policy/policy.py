@@ -14,10 +14,11 @@ from pricing_fm.errors import PanelError
 from pricing_fm.hub import push
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
-from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts, save_policy_parts
+from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts
 from pricing_fm.policy.engine import Engine, PathDemand
 from pricing_fm.policy.recommend import Recommender
 from pricing_fm.policy.request import ItemInputs, RecommendRequest
+from pricing_fm.policy.saving import save_policy
 from pricing_fm.policy.situation import Situation, read_situation, with_intervention
 from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import NORMAL_80, interpolate_levels, quantile_columns, step_table
@@ -44,7 +45,7 @@ class PricingPolicy:
         model (`PricingFMForPolicy`): The base.
         processor (`PricingFMProcessor`): Belongs to it.
         adapters (`dict[str | None, LoadedAdapter]`): By category; the key None serves every category.
-        base_source (`str`): Folder or repository the base came from, for adapters' configuration.
+        base_folder (`Path`, *optional*): Where the base was loaded from; a saved policy is a copy of it.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class PricingPolicy:
         model: PricingFMForPolicy,
         processor: PricingFMProcessor,
         adapters: dict[str | None, LoadedAdapter] | None = None,
-        base_source: str = "",
+        base_folder: Path | None = None,
     ):
         self.model, self.processor = model.eval(), processor
         self.adapters = dict(adapters or {})
-        self.base_source = base_source
+        self.base_folder = base_folder
 
     # -- artifacts ------------------------------------------------------------------------------------------------
 
@@ -86,11 +87,18 @@ class PricingPolicy:
             ArtifactError: If something is missing, altered, or does not belong together.
         """
         parts = load_policy_parts(path, adapter, revision, device, dtype)
-        return cls(parts.model, parts.processor, parts.adapters, parts.base_source)
+        return cls(parts.model, parts.processor, parts.adapters, parts.base_folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the base into `folder` and the adapter into `folder/adapter` (several: `folder/adapters/<slug>`)."""
-        save_policy_parts(self.model, self.processor, self.adapters, self.base_source, Path(folder))
+        """Writes the base into `folder` and the adapter into `folder/adapter` (several: `folder/adapters/<slug>`).
+
+        Args:
+            folder (`str` or `Path`): Absent, empty, or an artifact, which is replaced.
+
+        Raises:
+            ArtifactError: If the folder holds something else, or an adapter was never saved or belongs to another base.
+        """
+        save_policy(self.model, self.processor, self.adapters, self.base_folder, Path(folder))
 
     def push_to_hub(self, repo_id: str, private: bool = False, revision: str | None = None) -> str:
         """Saves the policy and uploads it; returns the address of the commit."""
@@ -112,7 +120,8 @@ class PricingPolicy:
         Args:
             panel (`Panel`): The log.
             prediction_length (`int`): Periods ahead.
-            future (`pd.DataFrame`, *optional*): The plan; by default last price and no promotion.
+            future (`pd.DataFrame`, *optional*): The plan; by default last price and no promotion. Its prices are taken
+                for the manager's own, unless the column `price_is_intervention` marks them as set by us.
             quantile_levels (`list[float]`): Probabilities in [0.01, 0.99].
 
         Returns:
@@ -122,7 +131,7 @@ class PricingPolicy:
         Raises:
             PanelError: If the plan or a level is not usable.
         """
-        situation = self._situation(panel, prediction_length, future, is_intervention=False)
+        situation = self._situation(panel, prediction_length, future, is_intervention=None)
         prices = situation.windows.future[..., names.CHANNEL_INDEX[names.PRICE]].astype(np.float64)
         levels = list(quantile_levels)
         demand = self._demand(situation, prices[:, None])
@@ -133,7 +142,7 @@ class PricingPolicy:
             stock = situation.windows.future[..., names.CHANNEL_INDEX[names.INVENTORY]].astype(np.float64)
             share = np.minimum(demand.quantile_values[:, 0], stock[..., None]).sum(-1)
             share = share / np.maximum(demand.quantile_values[:, 0].sum(-1), 1e-12)
-            table["sales_mean"] = (demand.mean[:, 0] * share).ravel()
+            table["sales_mean"] = np.minimum(demand.mean[:, 0] * share, stock).ravel()
             table |= quantile_columns(np.minimum(values, stock[..., None]), levels, prefix="sales_")
         return pd.DataFrame(table)
 
@@ -172,9 +181,12 @@ class PricingPolicy:
         demand = self._demand(situation, np.repeat(prices[:, :, None], steps, axis=2))
         levels = list(quantile_levels)
         values = interpolate_levels(demand.quantile_values, self._levels, levels)
-        supported = item_support(
-            situation.windows, prices, situation.planned_promotion.max(1) > 0, self.processor.ladder_step / 2
+        regular, promoted = (
+            item_support(situation.windows, prices, np.full(len(prices), kind), self.processor.ladder_step / 2)
+            for kind in (False, True)
         )
+        is_promoted = situation.planned_promotion[:, None] > 0
+        supported = np.where(is_promoted, promoted[..., None], regular[..., None])
         spread = NORMAL_80 * demand.elasticity_std
         count = len(multipliers)
         keys = step_table(
@@ -190,7 +202,7 @@ class PricingPolicy:
             "elasticity": demand.elasticity.ravel(),
             "elasticity_lower": (demand.elasticity - spread).ravel(),
             "elasticity_upper": (demand.elasticity + spread).ravel(),
-            "supported": np.repeat(supported.ravel(), steps),
+            "supported": supported.ravel(),
         }
         return pd.DataFrame(table).sort_values(["item_id", "timestamp", "price_multiplier"], ignore_index=True)
 
@@ -247,9 +259,11 @@ class PricingPolicy:
     def _levels(self) -> np.ndarray:
         return np.asarray(self.model.config.quantile_levels)
 
-    def _situation(self, panel: Panel, periods: int, future: pd.DataFrame | None, is_intervention: bool) -> Situation:
+    def _situation(
+        self, panel: Panel, periods: int, future: pd.DataFrame | None, is_intervention: bool | None
+    ) -> Situation:
         situation = read_situation(panel, self.processor.context_length, periods, future)
-        return with_intervention(situation, is_intervention and self.processor.trained_on_interventions)
+        return with_intervention(situation, is_intervention if self.processor.trained_on_interventions else False)
 
     @staticmethod
     def _require_prices(situation: Situation) -> None:

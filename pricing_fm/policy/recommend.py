@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from pricing_fm.errors import PanelError
-from pricing_fm.guardrails import Guardrails, admissible_ladder, apply_guardrails_to_table
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy.artifacts import LoadedAdapter
 from pricing_fm.policy.engine import Engine, PathDemand
@@ -17,12 +16,12 @@ from pricing_fm.policy.planning import (
     draw_candidate,
     planned_value,
     sum_by_group,
-    zone_groups,
 )
 from pricing_fm.policy.request import OBJECTIVES, ItemInputs
 from pricing_fm.policy.situation import FEWEST_OBSERVED, Situation
 from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import Chosen, fallback_table, finished_table, recommendation_table
+from pricing_fm.policy.units import ROUNDING, JointRules, joint_rules
 
 # Standard deviations (over response members) that a gain over keeping the price is discounted by.
 CAUTION = 0.5
@@ -43,7 +42,7 @@ class _Job:
     objective: str
     engine: Engine
     adapter: LoadedAdapter | None
-    rules: Guardrails
+    rules: JointRules
 
     @property
     def uses_policy(self) -> bool:
@@ -69,18 +68,31 @@ class Recommender:
     def __init__(self, inputs: ItemInputs):
         self.inputs, self.situation, self.request = inputs, inputs.situation, inputs.request
         self.tables: list[pd.DataFrame] = []
+        self.unit_prices: dict[int, tuple[float, str]] = {}  # chosen price and what bound it, by decision unit
 
     def recommend(self, rows: np.ndarray, engine: Engine, adapter: LoadedAdapter | None) -> None:
-        """Recommends for the items `rows` that one network answers for."""
-        rules = self.inputs.rules if self.request.guardrails is not None or adapter is None else adapter.guardrails
+        """Recommends for the items `rows`, sorted, that one network answers for."""
         has_price = np.isfinite(self.situation.current_price[rows])
+        priced = rows[has_price]
+        rules = self._joint_rules(priced, adapter)
         usable = has_price & (self.situation.observed_periods[rows] >= FEWEST_OBSERVED)
-        self._keep_prices(rows[~usable], adapter, rules)
-        rows = rows[usable]
         for objective in OBJECTIVES:
-            chosen = rows[self.inputs.objectives[rows] == objective]
+            chosen = rows[usable & (self.inputs.objectives[rows] == objective)]
             if len(chosen):
-                self._choose(_Job(chosen, self.situation.select(chosen), objective, engine, adapter, rules))
+                own_rules = rules.select(np.searchsorted(priced, chosen))
+                self._choose(_Job(chosen, self.situation.select(chosen), objective, engine, adapter, own_rules))
+        self._keep_prices(rows[~usable], priced, rules, adapter)
+
+    def _joint_rules(self, priced: np.ndarray, adapter: LoadedAdapter | None) -> JointRules:
+        given = self.request.guardrails is not None or adapter is None
+        return joint_rules(
+            self.inputs.units[priced],
+            self.situation.current_price[priced],
+            self.inputs.costs[priced],
+            self.inputs.rules if given or adapter is None else adapter.guardrails,
+            self.inputs.limits_of(priced),
+            [self.situation.item_ids[row] for row in priced],
+        )
 
     def table(self) -> pd.DataFrame:
         """All recommendations, one row per item, sorted by item."""
@@ -90,26 +102,25 @@ class Recommender:
         return finished_table(table, first, groups, self.request.prediction_length)
 
     def _choose(self, job: _Job) -> None:
-        lead = self.request.decision_lead
-        units = zone_groups([self.inputs.decision_unit(row) for row in job.rows])
-        first = np.array([np.flatnonzero(units == unit)[0] for unit in units])
-        candidates = self._candidates(job, first)
+        numbers, first, units = np.unique(self.inputs.units[job.rows], return_index=True, return_inverse=True)
+        candidates = self._candidates(job, first[units])
         demand = job.engine.demand(job.situation, self._paths(job.situation, candidates.final))
         if job.uses_policy:
             scores, allowed = self._policy_scores(job, candidates)
         else:
             scores, allowed = self._planned_scores(job, candidates, demand), candidates.supported
-        # One price per decision unit: gains add up, every member has to support it, and keeping is always possible.
-        scores = sum_by_group(scores, units)[:, :OWN]
-        allowed = sum_by_group((~allowed).astype(float), units)[:, :OWN] == 0
-        allowed[:, KEEP + 1] = True
-        best, propensity = self._pick(job, candidates, scores[first], allowed[first], first)
-        wanted = np.where(allowed, scores, -np.inf)[first].argmax(1)
+        scores = self._unit_scores(candidates, demand, scores, units)[first]
+        allowed = self._unit_allowed(candidates, allowed, units)[first]
+        best, propensity = self._pick(job, candidates, scores, allowed, first)
+        rows = np.arange(len(job.rows))
+        binding = job.rules.select(first).binding_rules(*self._proposals_of(candidates, first, best))
+        for number, price, rule in zip(numbers, candidates.final[first, best], binding, strict=True):
+            self.unit_prices[int(number)] = (float(price), str(rule))
         chosen = Chosen(
-            column=best,
-            propensity=propensity,
-            binding_rule=self._binding_rules(job, candidates.proposed[np.arange(len(first)), wanted]),
-            supported=candidates.supported[np.arange(len(first)), best],
+            column=best[units],
+            propensity=propensity[units],
+            binding_rule=binding[units],
+            supported=candidates.supported[rows, best[units]],
             source=describe_source(job.adapter),
         )
         self.tables.append(
@@ -122,7 +133,7 @@ class Recommender:
                 chosen,
                 job.engine.levels,
                 job.engine.processor.step_correlation,
-                lead,
+                self.request.decision_lead,
             )
         )
 
@@ -134,20 +145,40 @@ class Recommender:
         rungs = processor.rung_prices(references)
         proposed = np.concatenate([rungs[first], current[first][:, None], current[:, None]], axis=1)
         final = proposed.copy()
-        final[:, :OWN] = admissible_ladder(
-            proposed[:, :OWN],
-            current,
-            self.inputs.costs[job.rows],
-            job.rules,
-            limits=self.inputs.limits_of(job.rows),
-            item_ids=situation.item_ids,
-        )
+        final[:, :OWN] = job.rules.admissible(proposed[:, :OWN], situation.item_ids)
         promoted = situation.planned_promotion[:, self.request.decision_lead] > 0
         supported = item_support(situation.windows, final, promoted, processor.ladder_step / 2)
         if job.adapter is not None and job.adapter.support is not None:
             tried = np.stack([job.adapter.support.tried(kind) for kind in (0, 1)])
             supported |= tried[promoted.astype(int)[:, None], processor.rungs(final, references)]
         return _Candidates(proposed, final, supported)
+
+    def _unit_scores(
+        self, candidates: _Candidates, demand: PathDemand, scores: np.ndarray, units: np.ndarray
+    ) -> np.ndarray:
+        """Scores of each item's decision unit `(N, P - 1)`: a member counts by its revenue, so that gains add up."""
+        revenue = np.maximum(candidates.final[:, OWN] * demand.mean[:, OWN, self.request.decision_lead :].sum(-1), 1e-9)
+        share = revenue / sum_by_group(revenue, units)
+        return sum_by_group(share[:, None] * scores[:, :OWN], units)
+
+    @staticmethod
+    def _unit_allowed(candidates: _Candidates, allowed: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """What every member of each item's unit allows, `(N, P - 1)`.
+
+        Keeping a price that no rule moves is always possible; one that a rule moves has to be supported like any other,
+        unless nothing is.
+        """
+        together = sum_by_group((~allowed[:, :OWN]).astype(float), units) == 0
+        moved = np.abs(candidates.final[:, KEEP] - candidates.proposed[:, KEEP]) > ROUNDING
+        together[:, KEEP + 1] |= ~moved | ~together.any(axis=1)
+        return together
+
+    @staticmethod
+    def _proposals_of(candidates: _Candidates, first: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Proposals that end at the chosen price, NaN elsewhere `(units, P - 1)`, and that price."""
+        final = candidates.final[first, best]
+        same = candidates.final[first, :OWN] == final[:, None]
+        return np.where(same, candidates.proposed[first, :OWN], np.nan), final
 
     def _paths(self, situation: Situation, prices: np.ndarray) -> np.ndarray:
         """Current price until the decision takes effect, then the candidate: `(N, P)` -> `(N, P, lead + H)`."""
@@ -186,7 +217,7 @@ class Recommender:
     def _pick(
         self, job: _Job, candidates: _Candidates, scores: np.ndarray, allowed: np.ndarray, first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Candidate of each item and the probability with which its price was chosen."""
+        """Candidate of each unit, and the probability with which its price was chosen."""
         prices = candidates.final[first, :OWN]
         if not self.request.explore:
             return best_candidate(scores, allowed, prices, prices[:, KEEP + 1]), np.ones(len(first))
@@ -199,41 +230,29 @@ class Recommender:
         key = f"{self.request.seed}|{item_id}|{moment}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2.0**64
 
-    def _binding_rules(self, job: _Job, wanted: np.ndarray) -> np.ndarray:
-        """The rule that keeps the best proposal from being charged as it is; empty where none does."""
-        table = apply_guardrails_to_table(
-            wanted,
-            job.situation.current_price,
-            self.inputs.costs[job.rows],
-            job.rules,
-            limits=self.inputs.limits_of(job.rows),
-            item_ids=job.situation.item_ids,
-        )
-        return np.where(np.abs(table.price - wanted) > 1e-9, table.binding_rule, "").astype(object)
-
-    def _keep_prices(self, rows: np.ndarray, adapter: LoadedAdapter | None, rules: Guardrails) -> None:
-        """Keeps the price of items with too little history to judge, inside the guardrails, and says so."""
+    def _keep_prices(
+        self, rows: np.ndarray, priced: np.ndarray, rules: JointRules, adapter: LoadedAdapter | None
+    ) -> None:
+        """Items with too little history to judge follow their decision unit, else keep their price inside the rules."""
         if not len(rows):
             return
-        situation = self.situation.select(rows)
-        price, binding = situation.current_price.copy(), np.full(len(rows), "", dtype=object)
-        priced = np.flatnonzero(np.isfinite(price))
-        if len(priced):
-            guarded = apply_guardrails_to_table(
-                price[priced],
-                price[priced],
-                self.inputs.costs[rows][priced],
-                rules,
-                limits=self.inputs.limits_of(rows[priced]),
-                item_ids=[situation.item_ids[row] for row in priced],
-            )
-            price[priced], binding[priced] = guarded.price, guarded.binding_rule
+        units, situation = self.inputs.units, self.situation
+        # Where no member of a unit has a history, the first one with a price speaks for it.
+        kept = priced[np.isin(priced, rows)]
+        speaking = kept[np.unique(units[kept], return_index=True)[1]]
+        if len(speaking):
+            own = rules.select(np.searchsorted(priced, speaking))
+            current = situation.current_price[speaking][:, None]
+            final = own.admissible(current, [situation.item_ids[row] for row in speaking])[:, 0]
+            for row, price, rule in zip(speaking, final, own.binding_rules(current, final), strict=True):
+                self.unit_prices.setdefault(int(units[row]), (float(price), str(rule)))
+        prices, binding = zip(*(self.unit_prices.get(int(units[row]), (np.nan, "")) for row in rows), strict=True)
         self.tables.append(
             fallback_table(
-                situation,
+                situation.select(rows),
                 self.inputs.objectives[rows],
-                price,
-                binding,
+                np.array(prices),
+                np.array(binding, dtype=object),
                 describe_source(adapter),
                 self.request.decision_lead,
             )

@@ -76,16 +76,19 @@ class ItemInputs:
 
     @cached_property
     def objectives(self) -> np.ndarray:
-        """Objective of each item `(N,)`: as asked, else margin where the cost is known and revenue elsewhere."""
-        known = np.isfinite(self.costs)
-        if self.request.objective == "margin" and not known.all():
-            item = self.situation.item_ids[int((~known).argmax())]
+        """Objective of each item `(N,)`: as asked, else margin where its unit's costs are known, revenue elsewhere."""
+        # Without any price there is nothing to decide, and no share of it to assume.
+        missing = ~np.isfinite(self.costs) & np.isfinite(self.situation.current_price)
+        if self.request.objective == "margin" and missing.any():
+            item = self.situation.item_ids[int(missing.argmax())]
             raise PanelError(
                 f"item {item!r} has no cost, so its margin is unknown; map `cost` or give assumed_cost_share"
             )
         if self.request.objective is not None:
-            return np.full(len(known), self.request.objective, dtype=object)
-        return np.where(known, "margin", "revenue").astype(object)
+            return np.full(len(missing), self.request.objective, dtype=object)
+        # Items that share a price share what it is for.
+        lacking = np.bincount(self.units, weights=~np.isfinite(self.costs))[self.units] > 0
+        return np.where(lacking, "revenue", "margin").astype(object)
 
     @cached_property
     def limits(self) -> dict[str, np.ndarray]:
@@ -95,8 +98,12 @@ class ItemInputs:
             return {}
         frame = read_companion(self.panel, table)
         columns = [column for column in frame if column in RULES]
-        if not columns or len(columns) + 1 != len(frame.columns):
-            raise GuardrailError(f"limits may hold item_id and the columns {list(RULES)}; found {list(table)}")
+        usable = {names.ITEM_ID, *columns, *_parts_of_item_id(self.panel)}
+        foreign = [column for column in frame if column not in usable]
+        if foreign or not columns:
+            raise GuardrailError(
+                f"limits may hold item_id and the columns {list(RULES)}; found {foreign or 'none of them'}"
+            )
         if frame[names.ITEM_ID].duplicated().any():
             raise GuardrailError("limits hold an item twice; keep one row per item")
         unknown = sorted(set(frame[names.ITEM_ID]) - set(self.panel.item_ids))
@@ -116,12 +123,19 @@ class ItemInputs:
         frame = self.panel.frame.drop_duplicates(names.ITEM_ID, keep="last").set_index(names.ITEM_ID)
         return frame.reindex(list(self.situation.item_ids))
 
-    def decision_unit(self, row: int) -> tuple[str, str] | None:
-        """Zone and product that share one price; None = the item decides alone."""
-        if names.PRICE_ZONE not in self._attributes or names.PRODUCT_ID not in self._attributes:
-            return None
-        zone, product = (self._attributes[column].iloc[row] for column in (names.PRICE_ZONE, names.PRODUCT_ID))
-        return None if pd.isna(zone) or pd.isna(product) else (str(zone), str(product))
+    @cached_property
+    def units(self) -> np.ndarray:
+        """Decision unit of each item `(N,)`, int64: one product in one price zone; other items decide alone."""
+        keys: list[object] = list(self.situation.item_ids)
+        if names.PRICE_ZONE in self._attributes and names.PRODUCT_ID in self._attributes:
+            shared = [names.PRICE_ZONE, names.PRODUCT_ID]
+            # A product in two categories has two adapters, which cannot agree on one price.
+            columns = [*shared, names.CATEGORY] if names.CATEGORY in self._attributes else shared
+            declared = self._attributes[shared].notna().all(axis=1).to_numpy()
+            rows = self._attributes[columns].itertuples(index=False, name=None)
+            keys = [row if known else key for row, known, key in zip(rows, declared, keys, strict=True)]
+        numbers: dict[object, int] = {}
+        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
     def substitute_groups(self, item_ids: pd.Series) -> np.ndarray:
         """Name of each item's substitute group `(N,)`; an item without one is its own."""
@@ -130,3 +144,10 @@ class ItemInputs:
         declared = self._attributes[names.SUBSTITUTE_GROUP].reindex(item_ids)
         # Prefixes, so that an item without a group cannot collide with a group's name.
         return np.array([f"item:{i}" if pd.isna(g) else f"group:{g}" for i, g in declared.items()], dtype=object)
+
+
+def _parts_of_item_id(panel: Panel) -> set[str]:
+    """Panel columns that come from the same source columns as the item id, and so travel with it."""
+    sources = panel.schema.columns
+    own = set(sources[names.ITEM_ID])
+    return {column for column, used in sources.items() if set(used) <= own}

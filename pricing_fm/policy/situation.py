@@ -8,7 +8,16 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.errors import PanelError
 from pricing_fm.names import CHANNEL_INDEX, KNOWN_SLOTS, PROMOTION_SLOTS
-from pricing_fm.panel import Panel, RawWindows, build_store, origins_at, read_companion, read_windows
+from pricing_fm.panel import (
+    Panel,
+    RawWindows,
+    SeriesStore,
+    build_store,
+    concatenate_windows,
+    origins_at,
+    read_companion,
+    read_windows,
+)
 
 UNITS, PRICE, LIST, COST = (CHANNEL_INDEX[name] for name in ("units", "price", "list_price", "cost"))
 IMPUTED, INTERVENTION = CHANNEL_INDEX[names.PRICE_IMPUTED], CHANNEL_INDEX[names.PRICE_IS_INTERVENTION]
@@ -25,8 +34,8 @@ class Situation:
 
     Args:
         windows (`RawWindows`): Past as logged; the future holds the plan, NaN where nothing is planned.
-        current_price (`np.ndarray`, shape `(items,)`): Last observed price, list price where there is none, currency;
-            NaN where neither is known.
+        current_price (`np.ndarray`, shape `(items,)`): Last observed price; where there is none the list price, else
+            the first planned price, currency; NaN where nothing is known.
         cost (`np.ndarray`, shape `(items,)`): Last known unit cost, currency; NaN = unknown.
         observed_periods (`np.ndarray`, shape `(items,)`, int64): Periods with units in the context.
         planned_promotion (`np.ndarray`, shape `(items, H)`): Largest planned promotion of each period, 0..1.
@@ -77,18 +86,16 @@ def read_situation(
     """
     if prediction_length < 1:
         raise PanelError(f"prediction_length must be at least 1, found {prediction_length}")
-    store = build_store(panel)
     origin = panel.frequency.step(panel.last_observed, 1)
-    items, origins = origins_at(store, origin)
-    windows = read_windows(store, items, origins, context_length, prediction_length)
-    windows = replace(windows, future=windows.future.copy())
+    windows = _windows_of_all_items(build_store(panel), origin, context_length, prediction_length)
     windows.future[..., UNKNOWN_AHEAD] = np.nan
     if future is not None:
         _write_plan(windows, _checked_plan(panel, windows, future), panel)
     listed = _last_known(panel, windows, names.LIST_PRICE, origin)
-    listed = np.where(np.isfinite(listed), listed, windows.future[:, 0, LIST])
+    listed = np.where(np.isfinite(listed), listed, _first_known(windows.future[:, :1, LIST]))
     current = _last_known(panel, windows, names.PRICE, origin)
     current = np.where(np.isfinite(current), current, listed)
+    current = np.where(np.isfinite(current), current, _first_known(windows.future[..., PRICE]))
     _fill_defaults(windows, current, listed, panel)
     planned_cost = windows.future[:, 0, COST]
     cost = np.where(np.isfinite(planned_cost), planned_cost, _last_known(panel, windows, names.COST, origin))
@@ -96,6 +103,38 @@ def read_situation(
     observed = np.isfinite(windows.past[..., UNITS]).sum(1)
     order = np.argsort(np.asarray(windows.item_ids, dtype=object), kind="stable")
     return Situation(windows, current, cost, observed, promotions).select(order)
+
+
+def _windows_of_all_items(
+    store: SeriesStore, origin: pd.Timestamp, context_length: int, prediction_length: int
+) -> RawWindows:
+    """One window per item; an item that only starts at the origin or later has an empty past."""
+    items, origins = origins_at(store, origin)
+    parts = []
+    if len(items):
+        parts.append(read_windows(store, items, origins, context_length, prediction_length))
+    newcomers = np.setdiff1d(np.arange(len(store.item_ids)), items)
+    if len(newcomers):
+        start = np.zeros(len(newcomers), dtype=np.int64)
+        windows = read_windows(store, newcomers, start, context_length, prediction_length)
+        starts = store.frequency.locate(np.asarray(store.timestamps[store.offsets[newcomers]]))[0]
+        now = np.asarray(origin.to_datetime64())
+        plan = np.full_like(windows.future, np.nan)
+        for row, wait in enumerate(starts - store.frequency.locate(now[None])[0]):
+            plan[row, wait:] = windows.future[row, : max(prediction_length - wait, 0)]
+        steps = np.arange(-context_length, prediction_length)
+        stamps = np.repeat(store.frequency.step(now, steps)[None].astype("datetime64[s]"), len(newcomers), axis=0)
+        past, future = stamps[:, :context_length], stamps[:, context_length:]
+        parts.append(replace(windows, future=plan, past_timestamps=past, future_timestamps=future))
+    windows = concatenate_windows(parts)
+    return replace(windows, future=windows.future.copy())
+
+
+def _first_known(values: np.ndarray) -> np.ndarray:
+    """First finite value of each row: `(B, H)` float32 -> `(B,)` float64; NaN where there is none."""
+    first = values[np.arange(len(values)), np.isfinite(values).argmax(1)]
+    # By way of its shortest decimal text: a price must stay exact to the cent.
+    return np.array([float(str(value)) if np.isfinite(value) else np.nan for value in first])
 
 
 def _last_known(panel: Panel, windows: RawWindows, column: str, origin: pd.Timestamp) -> np.ndarray:
@@ -155,7 +194,8 @@ def _checked_plan(panel: Panel, windows: RawWindows, future: pd.DataFrame) -> pd
 def _write_plan(windows: RawWindows, plan: pd.DataFrame, panel: Panel) -> None:
     schema, shape = panel.schema, windows.future.shape[:2]
     columns = {names.PRICE: names.PRICE}
-    columns |= {name: name for name in (names.LIST_PRICE, names.COST, names.INVENTORY) if name in plan}
+    optional = (names.LIST_PRICE, names.COST, names.INVENTORY, names.PRICE_IS_INTERVENTION)
+    columns |= {name: name for name in optional if name in plan}
     columns |= dict(zip(PROMOTION_SLOTS, schema.promotions, strict=False))
     columns |= dict(zip(KNOWN_SLOTS, schema.known_covariates, strict=False))
     for slot, column in columns.items():
@@ -163,8 +203,9 @@ def _write_plan(windows: RawWindows, plan: pd.DataFrame, panel: Panel) -> None:
     windows.future[..., IMPUTED] = 0.0
 
 
-def with_intervention(situation: Situation, is_intervention: bool) -> Situation:
-    """The same items with the plan marked as an intervention (a price we set) or as the manager's own."""
+def with_intervention(situation: Situation, is_intervention: bool | None) -> Situation:
+    """The same items with the plan marked as an intervention (a price we set), as the manager's own, or as it says."""
     future = situation.windows.future.copy()
-    future[..., INTERVENTION] = float(is_intervention)
+    told = np.nan_to_num(future[..., INTERVENTION])
+    future[..., INTERVENTION] = told if is_intervention is None else float(is_intervention)
     return replace(situation, windows=replace(situation.windows, future=future))

@@ -9,6 +9,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.policy.engine import PathDemand
 from pricing_fm.policy.planning import total_quantile, unit_values
 from pricing_fm.policy.situation import Situation
+from pricing_fm.policy.units import ROUNDING
 
 NORMAL_80 = 1.2816  # standard normal quantile of 0.9: an 80 % interval
 LOWER_LEVEL = 0.1
@@ -94,9 +95,7 @@ def recommendation_table(
         `pd.DataFrame`: Columns of `recommend`, and what the explanation needs.
     """
     rows, best = np.arange(len(situation)), chosen.column
-    # With units as the objective, margin is still what a reader wants to see, where it is known.
-    worth = "margin" if objective == "units" and np.isfinite(costs).all() else objective
-    per_unit = unit_values(prices, costs, "revenue" if worth == "units" else worth)
+    per_unit = _shown_unit_values(prices, costs, objective)
     sold = demand.mean[:, :, lead:].sum(-1)
     counted = sold if objective == "units" else per_unit * sold
     at_price = per_unit[rows, best]
@@ -125,6 +124,14 @@ def recommendation_table(
             "source": chosen.source,
         }
     )
+
+
+def _shown_unit_values(prices: np.ndarray, costs: np.ndarray, objective: str) -> np.ndarray:
+    if objective != "units":
+        return unit_values(prices, costs, objective)
+    # Margin is still what a reader wants to see, item by item where it is known.
+    margin, revenue = (unit_values(prices, costs, worth) for worth in ("margin", "revenue"))
+    return np.where(np.isfinite(costs)[:, None], margin, revenue)
 
 
 def _item_columns(situation: Situation, lead: int) -> dict[str, object]:
@@ -172,7 +179,7 @@ def finished_table(table: pd.DataFrame, timestamp: np.datetime64, groups: np.nda
     table = table.assign(timestamp=pd.Timestamp(timestamp).as_unit("ns"))
     # Cross-price effects are not modelled yet: a cut may steal from a sibling, and the reader must know.
     table["ignores_substitution"] = True
-    table["group_margin"] = table["expected_margin"].groupby(groups).transform("sum")
+    table["group_margin"] = table["expected_margin"].groupby(groups).transform("sum", min_count=1)
     table["explanation"] = [explain(row, periods) for _, row in table.iterrows()]
     return table[list(COLUMNS)]
 
@@ -187,15 +194,24 @@ def explain(row: pd.Series, periods: int) -> str:
     Returns:
         `str`.
     """
+    head = _describe_move(row["current_price"], row["price"])
     if row["fallback"]:
-        return f"Kept: only {row['observed_periods']} observed period(s), too few to judge a price ({row['source']})."
-    move = row["price"] / row["current_price"] - 1
-    head = "Kept" if abs(move) < 1e-9 else f"{'Raised' if move > 0 else 'Cut'} by {abs(move):.1%}"
-    text = (
-        f"{head}: expected {row['objective']} {row['value']:.2f} over {periods} period(s) against "
-        f"{row['base_value']:.2f} at {row['current_price']:.2f}; elasticity {row['elasticity']:.2f}"
-    )
-    if np.isfinite(row["elasticity_lower"]):
-        text += f" ({row['elasticity_lower']:.2f} to {row['elasticity_upper']:.2f})"
-    text += f"; price {'inside' if row['supported'] else 'OUTSIDE'} what the log has tried; {row['source']}"
+        text = f"{head}: only {row['observed_periods']} observed period(s), too few to judge a price; {row['source']}"
+    else:
+        text = (
+            f"{head}: expected {row['objective']} {row['value']:.2f} over {periods} period(s) against "
+            f"{row['base_value']:.2f} at {row['current_price']:.2f}; elasticity {row['elasticity']:.2f}"
+        )
+        if np.isfinite(row["elasticity_lower"]):
+            text += f" ({row['elasticity_lower']:.2f} to {row['elasticity_upper']:.2f})"
+        text += f"; price {'inside' if row['supported'] else 'OUTSIDE'} what the log has tried; {row['source']}"
     return f"{text}; bound by {row['binding_rule']}." if row["binding_rule"] else f"{text}."
+
+
+def _describe_move(current: float, price: float) -> str:
+    if not np.isfinite(current):
+        # Either no price is known at all, or the decision unit's.
+        return "Priced like its zone" if np.isfinite(price) else "No price"
+    if abs(price - current) <= ROUNDING:
+        return "Kept"
+    return f"{'Raised' if price > current else 'Cut'} by {abs(price / current - 1):.1%}"
