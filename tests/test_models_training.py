@@ -10,7 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from pricing_fm.models import PricingFMForDemand, PricingFMForPreTraining, PricingFMProcessor
-from pricing_fm.models.channels import INDEX
+from pricing_fm.models.channels import INDEX, RAW_CHANNELS
 from pricing_fm.panel import RawWindows
 
 Batch = dict[str, torch.Tensor]
@@ -165,3 +165,59 @@ def test_larger_units_scale_the_forecast_but_for_the_level_that_enters_as_a_stat
     torch.testing.assert_close(other.mean, 10 * mine.mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(other.quantile_values, 10 * mine.quantile_values, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(other.elasticity, mine.elasticity, rtol=1e-4, atol=1e-4)
+
+
+def wild_windows(seed: int) -> RawWindows:
+    """48 windows of whatever a panel may hold: gaps, zeros, fractions, sell-outs, prices from a cent to a million."""
+    random = np.random.default_rng(seed)
+    shape = (48, 16 + 4)
+    channels = np.full((*shape, len(RAW_CHANNELS)), np.nan, dtype=np.float32)
+
+    def fill(name: str, values: np.ndarray, presence: float) -> None:
+        is_there = (random.random(shape) < presence) & (random.random((48, 1)) < 0.8)
+        channels[..., INDEX[name]] = np.where(is_there, values, np.nan)
+
+    level = 10 ** random.uniform(-4, 7, size=(48, 1))
+    units = random.choice([0.0, 1.0, 3.7, 50.0], size=shape) * level
+    fill("units", np.where(random.random((48, 1)) < 0.5, np.round(units), units), 0.7)
+    price = 10 ** random.uniform(-2, 6, size=(48, 1)) * np.exp(random.normal(0, 0.3, size=shape))
+    price = np.where(random.random(shape) < 0.02, 100 * price, price)  # cents for currency units
+    fill("price", price, 0.9)
+    fill("list_price", 1.1 * price, 0.7)
+    fill("competitor_price", 0.01 * price, 0.3)
+    fill("cost", random.choice([0.0, 0.5, 40.0], size=shape) * price, 0.5)
+    fill("inventory", random.choice([0.0, 0.5, 1.0, 5.0], size=shape) * np.where(units > 0, units, 1.0), 0.6)
+    fill("traffic", 1e9 * random.random(shape), 0.4)
+    for name in ("promotion_1", "known_1", "past_1", "price_imputed", "price_is_intervention"):
+        fill(name, (random.random(shape) < 0.2).astype(float), 0.7)
+    fill("known_2", random.normal(0, 1e6, size=shape), 0.5)
+    start = random.integers(0, 17, size=(48, 1))
+    channels[:, :16][np.arange(16) < start] = np.nan
+    weeks = np.datetime64("2024-01-01", "s") + np.arange(20) * np.timedelta64(7 * 86400, "s")
+    stamps = np.broadcast_to(weeks, shape)
+    categories = random.choice(np.array([None, "a", "b"], dtype=object), size=(48, 9))
+    categories[:, 0] = "W"
+    reals = np.where(random.random((48, 4)) < 0.5, random.normal(0, 1e8, size=(48, 4)), np.nan).astype(np.float32)
+    past, future = channels[:, :16], channels[:, 16:]
+    keys = random.integers(0, 2**63, size=48).astype(np.uint64)
+    ids = tuple(map(str, keys))
+    return RawWindows(past, stamps[:, :16], future, stamps[:, 16:], categories, reals, ids, keys)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("response", ["monotone", "free"])
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_panel_holds_forecasts_losses_and_gradients_are_finite(
+    build_tiny_model: Build, tiny_processor: PricingFMProcessor, seed: int, response: str
+) -> None:
+    batch = tiny_processor(wild_windows(seed))
+    model = build_tiny_model(price_response=response)
+    with torch.no_grad():
+        output = model.demand(model.encode(batch), batch)
+        decided = model.decide(model.encode(batch), batch)
+    for value in (output.quantile_values, output.mean, *decided.values()):
+        assert torch.isfinite(value).all()
+    loss = model(**batch).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
