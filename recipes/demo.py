@@ -95,7 +95,7 @@ FAST = Scale(
     num_periods=60,
     num_products=4,
     num_rollouts=2,
-    pretrain=tuple("--max_steps 3 --batch_size 8 --validation_windows 8 --warmup_steps 1".split()),
+    pretrain=tuple("--max_steps 3 --decision_steps 2 --batch_size 8 --validation_windows 8 --warmup_steps 1".split()),
     adapt=tuple("--demand_steps 2 --policy_steps 2 --batch_size 4".split()),
 )
 
@@ -272,11 +272,11 @@ def adapt_to(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Non
 
 
 def keep_logs_apart(artifact: Path, folders: Folders) -> None:
-    """Moves the training log out of a finished artifact."""
-    for name in (".logs", "logs"):
-        if (artifact / name).exists():
-            (folders.work / "logs").mkdir(exist_ok=True)
-            shutil.move(artifact / name, folders.work / "logs" / artifact.name)
+    """Moves the training logs out of a finished artifact."""
+    target = folders.work / "logs" / artifact.name
+    target.mkdir(parents=True)
+    for folder in [path for path in artifact.iterdir() if path.is_dir()]:
+        shutil.move(folder, target / folder.name.lstrip("."))
 
 
 def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Evaluation:
@@ -336,7 +336,7 @@ def print_recommendations(found: Evaluation, new: NewCategory, console: Console)
     table = Table(title=f"Recommended prices and what to expect of them in {PRICED_WEEKS} weeks", title_justify="left")
     for head, justify in (
         ("item", "left"), ("now", "right"), ("price", "right"), ("best*", "right"), ("margin", "right"),
-        ("lower", "right"), ("elasticity (80 %)", "right"), ("units -10, 0, +10 %", "right"), ("why", "left"),
+        ("lower", "right"), ("elasticity (80 %)", "right"), ("units at -10,\n0, +10 % price", "right"), ("why", "left"),
     ):  # fmt: skip
         table.add_column(head, justify=justify, no_wrap=head != "why")
     for row in found.recommendations.itertuples(index=False):
@@ -361,7 +361,7 @@ def print_recommendations(found: Evaluation, new: NewCategory, console: Console)
 def give_reason(move: float, gain: float, row: Any) -> str:
     """The recommendation's explanation in a few words; the whole of it stands in recommendations.csv."""
     words = "keep" if abs(move) < 1e-9 else f"price {move:+.1%}, margin {gain:+.1%}"
-    notes = ["too little history"] if row.fallback else [] if row.supported else ["never tried"]
+    notes = ["too little history"] if row.fallback else [] if row.supported else ["outside what was tried"]
     notes += [row.binding_rule.replace("_", " ")] if row.binding_rule else []
     return "; ".join([words, *notes])
 
