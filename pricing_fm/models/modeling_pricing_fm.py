@@ -46,6 +46,8 @@ class PricingFMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer"]
     _supports_sdpa = True
+    # A file with more heads than asked for is complete for what was asked; the library's report would only alarm.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(demand_head|decision_head|patch_head)\."]
     lora_target_modules: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         *("quantile_head", "count_head", "response_head", "carry_head", "head_in", "head_out"),
