@@ -61,7 +61,7 @@ class EvaluateArguments:
         default=("forecast", "structured", "cloning"),
         metadata={"help": "Adapters trained in a market: forecast, structured, raw, cloning."},
     )
-    cache: str | None = field(default=".cache/baselines", metadata={"help": "Folder of cached baselines; null = none."})
+    cache: str = field(default=".cache/baselines", metadata={"help": "Folder of cached baselines; none = no cache."})
     threads: int = field(default=2, metadata={"help": "Threads of LightGBM and AutoETS."})
     seed: int = field(default=0, metadata={"help": "Seed of everything random."})
 
@@ -109,7 +109,7 @@ def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[
         PolicyForecaster(PricingPolicy.from_pretrained(base, adapter=evaluate.adapter), "pricing_fm", seed)
         for seed, base in enumerate(evaluate.base)
     ]
-    cache = None if evaluate.cache is None else BaselineCache(Path(evaluate.cache))
+    cache = None if evaluate.cache == "none" else BaselineCache(Path(evaluate.cache))
     found = evaluate_forecasters(task, models, build_baselines(evaluate, task), cache, by_category=True)
     references = [name for name in found.steps["model"].unique() if name != "pricing_fm"]
     rows = [*found.rows, *build_ratio_rows(found.steps, "pricing_fm", references)]
