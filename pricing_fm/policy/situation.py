@@ -92,7 +92,7 @@ def read_situation(
     if future is not None:
         _write_plan(windows, _checked_plan(panel, windows, future), panel)
     listed = _last_known(panel, windows, names.LIST_PRICE, origin)
-    listed = np.where(np.isfinite(listed), listed, _first_known(windows.future[:, :1, LIST]))
+    listed = np.where(np.isfinite(listed), listed, _first_known(windows.future[..., LIST]))
     current = _last_known(panel, windows, names.PRICE, origin)
     current = np.where(np.isfinite(current), current, listed)
     current = np.where(np.isfinite(current), current, _first_known(windows.future[..., PRICE]))
