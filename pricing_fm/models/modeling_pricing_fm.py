@@ -149,27 +149,27 @@ class PricingFMModel(PricingFMPreTrainedModel):
             )
         mask = past_observed_mask.to(self.dtype)
         steps = torch.cat([past_values.to(self.dtype) * mask, mask, past_time_features.to(self.dtype)], dim=-1)
-        patches = steps.unflatten(1, (-1, patch)).flatten(2)
+        patches = self.patch_embedding(steps.unflatten(1, (-1, patch)).flatten(2))
         observed = past_observed_mask.any(-1).unflatten(1, (-1, patch)).any(-1)
-
-        present = (static_categorical_features > 0)[..., None]
-        categories = self.category_embedding(static_categorical_features) * present
-        static_mask = static_real_mask.to(self.dtype)
-        reals = torch.cat([static_real_features.to(self.dtype) * static_mask, static_mask], dim=-1)
-        static = self.static_embedding(reals) + categories.sum(1)
-        prefix = torch.stack(
-            [static + self.role_tokens[STATIC_ROLE], categories[:, CATEGORY_SLOT] + self.role_tokens[CATEGORY_ROLE]],
-            dim=1,
-        )
-        hidden = torch.cat([prefix, self.patch_embedding(patches)], dim=1)
+        static, prefix = self._embed_static(static_categorical_features, static_real_features, static_real_mask)
+        hidden = torch.cat([prefix, patches], dim=1)
         token_mask = torch.cat([observed.new_ones(len(observed), NUM_PREFIX_TOKENS), observed], dim=1)
-
         positions = self._positions(length // patch, hidden.device)
         for layer in self.encoder:
             hidden = self._run(layer, hidden, positions, token_mask)
         return PricingFMModelOutput(
             context_states=self.encoder_norm(hidden), context_mask=token_mask, static_state=static
         )
+
+    def _embed_static(
+        self, categories: torch.Tensor, reals: torch.Tensor, reals_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is constant in the item `(B, size)`, and the prefix tokens `(B, 2, size)`."""
+        embedded = self.category_embedding(categories) * (categories > 0)[..., None]
+        mask = reals_mask.to(self.dtype)
+        static = self.static_embedding(torch.cat([reals.to(self.dtype) * mask, mask], dim=-1)) + embedded.sum(1)
+        tokens = [static + self.role_tokens[STATIC_ROLE], embedded[:, CATEGORY_SLOT] + self.role_tokens[CATEGORY_ROLE]]
+        return static, torch.stack(tokens, dim=1)
 
     def decode(
         self,
