@@ -159,6 +159,7 @@ def load_policy_parts(
     if (folder / ADAPTER_WEIGHTS).is_file() and not (folder / "config.json").is_file():
         if adapter is not None:
             raise ArtifactError(f"{path} is an adapter already; pass its base first, then adapters")
+        verify_artifact(folder, kind="adapter")
         reference = read_adapter(folder)
         base_folder, wanted = download(reference.base, reference.revision).folder, [folder]
     else:
@@ -197,6 +198,7 @@ def _check_categories(adapter: Mapping[str, str | Path], loaded: dict[str | None
 
 
 def _load_one(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> LoadedAdapter:
+    verify_artifact(folder, kind="adapter")
     reference = read_adapter(folder)
     network = share_weights(base)
     load_adapter(network, category_slug(reference.category or ALL_CATEGORIES), folder, fingerprint)
@@ -206,6 +208,10 @@ def _load_one(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> Loade
         for name in LADDER_FIELDS:
             if getattr(support, name) != getattr(base.config, name):
                 raise ValueError(f"{name} is {getattr(support, name)!r}, the base has {getattr(base.config, name)!r}")
+        if {len(row) for row in (*support.items_at_rung, *support.weeks_at_rung)} != {support.num_rungs}:
+            raise ValueError(
+                f"items_at_rung and weeks_at_rung must hold {support.num_rungs} numbers per promotion type"
+            )
         return LoadedAdapter(
             model=network.eval(),
             category=reference.category,
