@@ -3,6 +3,8 @@
 Shapes: B items, H planned steps, P candidate prices, M response members, Q quantile levels.
 """
 
+from dataclasses import replace
+
 import torch
 
 from pricing_fm.models import PricingFMForPolicy
@@ -13,6 +15,8 @@ from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
 from pricing_fm.objectives.structured_q import served_share
 
 Batch = dict[str, torch.Tensor]
+
+SAME_PRICE = 1e-6  # relative; what float32 leaves of a price
 
 
 def holding_advantages(
@@ -90,7 +94,7 @@ def _held_rewards(
     costs = torch.nan_to_num(batch["unit_costs"])[:, None, lead:].expand(shape[:-1])
     revenue = (reference * scale)[:, None, None].expand(shape[:-1])
     rewards, _ = ladder_rewards(
-        weights,
+        replace(weights, price_change=0.0),
         prices[:, None, None].expand(shape),
         costs,
         demand.permute(last),
@@ -98,12 +102,11 @@ def _held_rewards(
         own[:, None, None].expand(shape[:-1]),
         revenue,
     )
-    if weights.price_change > 0 and shape[2] > 1:
-        # The price moves once, not in every period that it is held.
-        moved = torch.arange(shape[-1], device=prices.device) != own[:, None]
-        once = weights.price_change * moved[:, None, None] * revenue[:, :, 1:, None]
-        rewards = torch.cat([rewards[:, :, :1], rewards[:, :, 1:] + once], dim=2)
-    return (rewards / revenue[..., None]).permute(0, 3, 1, 2)
+    relative = (rewards / revenue[..., None]).permute(0, 3, 1, 2)
+    # The price moves once, not in every period that it is held; the current price may be there more than once.
+    moved = (prices - current[:, None]).abs() > SAME_PRICE * current[:, None]
+    first = torch.arange(relative.shape[-1], device=prices.device) == 0
+    return relative - weights.price_change * (moved[:, :, None, None] & first)
 
 
 def _value_after(
@@ -122,12 +125,15 @@ def _value_after(
     now = ((current / reference).log() / PRICE_SCALE)[:, None]
     held = (prices / reference[:, None]).log() / PRICE_SCALE
     keep_lead, keep_paid = REFERENCE_MEMORY**lead, REFERENCE_MEMORY**paid
-    remembered = torch.where(features[:, 0, 3:4] > 0, features[:, 0, 1:2], now)  # the first price of all is the memory
+    # The first price of all is the memory.
+    remembered = torch.where(features[:, 0, 3:4] > 0, features[:, 0, 1:2], now if lead else held)
     memory = keep_lead * remembered + (1 - keep_lead) * now
     depth = keep_lead * features[:, 0, 2:3] + (1 - keep_lead) * now.clamp(max=0)
     memory = keep_paid * memory + (1 - keep_paid) * held
     depth = keep_paid * depth + (1 - keep_paid) * held.clamp(max=0)
-    moved = torch.stack([held, memory, depth], dim=-1)
-    rest = features[:, -1, None, 3:].expand(-1, prices.shape[1], -1)
+    # By then there is a price, and the stock is not known.
+    known = [torch.ones_like(held), torch.zeros_like(held), torch.zeros_like(held)]
+    moved = torch.stack([held, memory, depth, *known], dim=-1)
+    rest = features[:, -1, None, moved.shape[-1] :].expand(-1, prices.shape[1], -1)
     hidden = states[:, -1, None].expand(-1, prices.shape[1], -1)
     return model.decision_head.values(hidden, torch.cat([moved, rest], dim=-1))
