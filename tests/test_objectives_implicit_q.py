@@ -65,7 +65,7 @@ def test_equal_advantages_and_zero_temperature_are_behaviour_cloning() -> None:
     assert torch.equal(advantage_weights(torch.randn(2, 3), mask, inverse_temperature=0.0), expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(seed=st.integers(0, 10**6), temperature=st.floats(1.0, 3.0), degrees=st.sampled_from([1.5, 3.0, 30.0]))
 def test_weights_have_mean_one_and_neither_explode_nor_collapse(seed: int, temperature: float, degrees: float) -> None:
     generator = torch.Generator().manual_seed(seed)
