@@ -87,6 +87,13 @@ def test_a_network_in_which_nothing_or_too_much_is_to_be_trained_is_refused(
         learner()
 
 
+def test_a_processor_that_hides_prices_has_no_decisions_to_learn_from(model: PricingFMForPolicy) -> None:
+    for covariates in ("flags", "none"):
+        processor = PricingFMProcessor(context_length=16, covariates=covariates)
+        with pytest.raises(ValueError, match="hides prices"):
+            PolicyLearner(model, model, processor, PolicyArguments(), REVENUE)
+
+
 @pytest.fixture
 def one_process_group(tmp_path: Path) -> Iterator[None]:
     """A process group of one: it waits for gradients as a large one does."""

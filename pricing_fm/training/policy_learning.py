@@ -10,6 +10,7 @@ from torch.nn import functional
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.models.losses import mean_over_observed
 from pricing_fm.models.outputs import DemandOutput, PricingFMModelOutput
+from pricing_fm.models.processing_pricing_fm import COVARIATE_CHOICES
 from pricing_fm.objectives.implicit_q import (
     advantage_weights,
     bootstrapped_targets,
@@ -102,7 +103,7 @@ class PolicyLearner(nn.Module):
 
     Raises:
         ValueError: If something else than decision heads requires a gradient, or nothing does: it would get none, and
-            silence would look like learning.
+            silence would look like learning. Also if the processor hides prices: there are no decisions then.
     """
 
     def __init__(
@@ -114,6 +115,10 @@ class PolicyLearner(nn.Module):
         rewards: RewardWeights,
     ) -> None:
         super().__init__()
+        if "price" in COVARIATE_CHOICES[processor.covariates]:
+            raise ValueError(
+                f"a processor with covariates={processor.covariates!r} hides prices; use 'both' or 'price'"
+            )
         learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         foreign = [name for name in learned if not name.startswith(DECISION_HEAD)]
         if foreign or not learned:
