@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     )
     arguments = source, how, policy, rewards, lora, optim, loop, output = read_recipe(kinds, argv, description=__doc__)
     set_seed(loop.seed)
-    base = download(source.base).folder
+    origin = download(source.base)
+    base = origin.folder
     model, processor, fingerprint = load_base(base)
     full = load_panel(source.panel, schema=source.schema)
     category_slugs(full.categories)  # two categories with one slug would overwrite each other's adapters
@@ -70,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         network,
         slug,
         output.output_dir,
-        base,
+        origin.repo_id or base,
         fingerprint,
+        origin.revision,
         category=None if source.category == ALL else source.category,
     )
     save_rest(folder, processor, full, panel, fingerprint, arguments, result)
@@ -102,7 +104,7 @@ def save_rest(
     support = count_support(visible, processor, None if source.category == ALL else source.category)
     # Only structured values can be asked about prices that were not logged in that state.
     aggressiveness = policy.aggressiveness if policy.algorithm == "structured" else 0.0
-    write_ladder(folder, support, how.objective != "forecast", rewards, policy.discount, aggressiveness)
+    write_ladder(folder, support, result.policy_loss is not None, rewards, policy.discount, aggressiveness)
     (folder / "guardrails.json").write_text(json.dumps(load_guardrails(source.guardrails).as_dict(), indent=1) + "\n")
     save_recipe(folder, arguments)
     rows = measured_rows(result, source.category, full.name, how.weeks, loop.seed)

@@ -98,7 +98,7 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
         visible = visible_panel(panel, category, recipe.how)
         with tempfile.TemporaryDirectory() as folder:
             output = OutputArguments(output_dir=folder, checkpoint_every=0, tracker="none", log_every=1000)
-            adapt(
+            result = adapt(
                 wrapped,
                 network,
                 base.processor,
@@ -116,7 +116,7 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
                 model=network.eval(),
                 category=category,
                 support=category_support(situation.windows, references, base.processor, category),
-                has_policy=recipe.how.objective != "forecast",
+                has_policy=result.policy_loss is not None,
                 rewards=recipe.rewards,
                 discount=recipe.policy.discount,
                 # Only structured values can be asked about prices that were not logged in that state.

@@ -21,6 +21,8 @@ from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.validation import time_forward_batches
 
 DECISION_HEAD = "decision_head"
+# A decision needs one period before it. Demand needs a third one, which decides whether anything was learned.
+FEWEST_PERIODS = 2
 # Few weeks of one category: nothing is hidden but a little of the future, so that the adapter does not lean on it.
 ADAPTATION_TASKS = TaskMix(
     hide_future=0.0, hide_promotions=0.05, hide_price=0.05, hide_patches=0.0, drop_channel=0.05, drop_category=0.05
@@ -80,7 +82,7 @@ class AdaptationResult:
     Args:
         demand_steps (`int`): Steps that the holdout chose; 0 = the base was better than any adapter.
         zero_shot_loss, adapted_loss (`float` or None): Demand loss on the holdout before and after.
-        policy_loss (`float` or None): Last logged loss of the decision side.
+        policy_loss (`float` or None): Last logged loss of the decision side; without one there is no policy.
         seconds (`float`): Of all training.
         trained_parameters (`int`): Numbers in the adapter.
     """
@@ -96,6 +98,17 @@ class AdaptationResult:
 def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Panel:
     """The category's items in the visible weeks; `all` keeps every category.
 
+    A life begins with its first visible row and ends with its last one: rows that were only filled in because there
+    are rows outside the visible weeks, and prices carried in from there, are gone.
+
+    Args:
+        panel (`Panel`): Everything that was logged.
+        category (`str`): Exact value in the data, or `all`.
+        arguments (`AdaptArguments`): Weeks and end.
+
+    Returns:
+        `Panel`: Empty for `weeks` = 0.
+
     Raises:
         PanelError: If nothing is visible.
     """
@@ -108,10 +121,20 @@ def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Pan
     chosen = chosen.before(end)
     if arguments.weeks is not None:
         start = end - pd.Timedelta(days=7 * arguments.weeks)
-        chosen = replace(chosen, frame=chosen.frame[chosen.frame[names.TIMESTAMP] >= start].reset_index(drop=True))
+        chosen = replace(chosen, frame=chosen.frame[chosen.frame[names.TIMESTAMP] >= start])
+    chosen = replace(chosen, frame=_lives_inside(chosen.frame).reset_index(drop=True))
     if chosen.frame.empty and arguments.weeks != 0:
         raise PanelError(f"category {category!r} has no period in the {arguments.weeks} weeks before {end}")
     return chosen
+
+
+def _lives_inside(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows from the first to the last one of each item that the source really has."""
+    is_real = frame[names.PRICE].notna() & ~frame[names.PRICE_IMPUTED]
+    items = frame[names.ITEM_ID]
+    begun = is_real.groupby(items, sort=False).cummax()
+    unfinished = is_real[::-1].groupby(items[::-1], sort=False).cummax()[::-1]
+    return frame[begun & unfinished]
 
 
 class DemandLearner(nn.Module):
@@ -170,12 +193,13 @@ def adapt(
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     count = sum(parameter.numel() for parameter in trainable.values())
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
-    if periods < 2:
+    if periods < FEWEST_PERIODS:
         return AdaptationResult(0, None, None, None, 0.0, count)
     sides = _Sides(
         network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
     )
-    demand = sides.train_demand() if arguments.objective != "policy" else None
+    learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
+    demand = sides.train_demand() if learns_demand else None
     decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
     for parameter in trainable.values():
         parameter.requires_grad_(True)
