@@ -13,11 +13,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging
 
 HERE = Path(__file__).resolve().parent
@@ -41,23 +39,11 @@ from pricing_fm.recipe import read_recipe  # noqa: E402
 from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results  # noqa: E402
 from recipes import adapt, pretrain  # noqa: E402
 from recipes.demo_figure import draw_summary  # noqa: E402
+from recipes.demo_tables import print_forecasts, print_gaps, print_recommendations  # noqa: E402
 
 VISIBLE_WEEKS = 26  # of the new category
 PRICED_WEEKS = 8  # a recommended price is held this long; forecasts reach as far
 RULES = HERE / "guardrails.yaml"
-NAMES = {
-    "seasonal_naive": "same week last year, else last week",
-    "recent_quantiles": "quantiles of the last 26 weeks",
-    "zero_shot": "base, as it is",
-    "adapted": "base + adapter",
-    "manager": "the manager goes on",
-    "last_price": "last price, kept",
-    "log_log_elasticity": "log-log elasticity + grid",
-    "base_plan": "base, as it is",
-    "adapter_structured": "base + adapter",
-    "adapter_in_rules": "base + adapter, inside the rules",
-    "oracle": "best prices (known to the simulator alone)",
-}
 OURS = ("adapted", "zero_shot", "adapter_structured", "adapter_in_rules", "base_plan")
 
 
@@ -172,10 +158,10 @@ def main(argv: Sequence[str] | None = None) -> Evaluation:
     adapt_to(new, folders, scale, seed)
     console.rule("4/5 evaluate", align="left")
     found = evaluate(new, folders, scale, seed)
-    print_forecasts(found.forecasts, console)
-    print_gaps(found.prices, console)
+    print_forecasts(found.forecasts.rows, PRICED_WEEKS, console)
+    print_gaps(found.prices.rows, PRICED_WEEKS, console)
     console.rule("5/5 recommend", align="left")
-    print_recommendations(found, new, console)
+    print_recommendations(found.recommendations, found.curves, found.prices, new.visible, console)
     write_everything(found, new, folders)
     console.print(
         f"{time.perf_counter() - started:.0f} s. Written: {folders.base}/ and {folders.adapter}/ (load them with "
@@ -221,7 +207,9 @@ def simulate_corpus(folders: Folders, scale: Scale, seed: int, console: Console)
         ),
     )
     path = folders.work / "panels" / "corpus.parquet"
-    log.panel.drop(columns="propensity").to_parquet(path, index=False)
+    # Without names of goods and places: what is learned by name helps no category that comes later.
+    nameless = log.panel.drop(columns=["category", "product_id", "location_id", "propensity"])
+    nameless.to_parquet(path, index=False)
     console.print(
         f"corpus: {log.num_items:,} items in {scale.num_categories} categories, {scale.num_periods} weeks, "
         f"{log.panel['price_is_intervention'].mean():.0%} of them with prices drawn at random -> {path}",
@@ -302,74 +290,10 @@ def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Eva
     return Evaluation(forecasts, prices, recommended, curves)
 
 
-def print_forecasts(found: ForecastEvaluation, console: Console) -> None:
-    """One line per forecaster, best first."""
-    rows = pd.DataFrame([vars(row) for row in found.rows])
-    scores = rows.pivot_table(index="model", columns="name", values="value").sort_values("wql")
-    table = Table(title=f"Forecasts of the {PRICED_WEEKS} weeks that followed", title_justify="left")
-    for head in ("who", "weighted quantile loss", "80 % coverage"):
-        table.add_column(head, justify="left" if head == "who" else "right")
-    for model, values in scores.iterrows():
-        table.add_row(NAMES[str(model)], f"{values['wql']:.3f}", f"{values['coverage_80']:.2f}")
-    console.print(table)
-
-
-def print_gaps(found: PricingEvaluation, console: Console) -> None:
-    """One line per way of setting prices, best first."""
-    rows = pd.DataFrame([vars(row) for row in found.rows if row.category is None])
-    scores = rows.pivot_table(index="model", columns="name", values="value").sort_values("value", ascending=False)
-    table = Table(title=f"What prices held for {PRICED_WEEKS} weeks would earn", title_justify="left")
-    for head in ("who", "expected margin", "share of the gap closed"):
-        table.add_column(head, justify="left" if head == "who" else "right")
-    for model, values in scores.iterrows():
-        if model in NAMES:
-            table.add_row(NAMES[str(model)], f"{values['value']:,.0f}", f"{values['gap_closed']:+.0%}")
-    console.print(table)
-
-
-def print_recommendations(found: Evaluation, new: NewCategory, console: Console) -> None:
-    """One line per item: prices, margin, elasticity, the demand curve around today's price, and the reason."""
-    best = found.prices.items.query("policy == 'oracle_constant'").set_index("item_id")["price"]
-    units = found.curves.groupby(["item_id", "price_multiplier"])["mean"].sum().unstack()
-    today = found.curves[found.curves["price_multiplier"] == 1.0].groupby("item_id").mean(numeric_only=True)
-    cost = new.visible.frame.groupby("item_id")["cost"].last()
-    table = Table(title=f"Recommended prices and what to expect of them in {PRICED_WEEKS} weeks", title_justify="left")
-    for head, justify in (
-        ("item", "left"), ("now", "right"), ("price", "right"), ("best*", "right"), ("margin", "right"),
-        ("lower", "right"), ("elasticity (80 %)", "right"), ("units at -10,\n0, +10 % price", "right"), ("why", "left"),
-    ):  # fmt: skip
-        table.add_column(head, justify=justify, no_wrap=head != "why")
-    for row in found.recommendations.itertuples(index=False):
-        curve = [units.at[row.item_id, multiplier] for multiplier in (0.9, 1.0, 1.1)]
-        kept = (row.current_price - cost[row.item_id]) * curve[1]
-        slope = today.loc[row.item_id]
-        table.add_row(
-            row.item_id.split("|")[0].removeprefix(f"{new.name}-"),
-            f"{row.current_price:.2f}",
-            f"[bold]{row.price:.2f}[/]",
-            f"{best[row.item_id]:.2f}",
-            f"{row.expected_margin:.0f}",
-            f"{row.expected_margin_lower:.0f}",
-            f"{slope['elasticity']:.1f} ({slope['elasticity_lower']:.1f} to {slope['elasticity_upper']:.1f})",
-            " ".join(f"{value:.0f}" for value in curve),
-            give_reason(row.price / row.current_price - 1, row.expected_margin / kept - 1, row),
-        )
-    console.print(table)
-    console.print("* best constant price in the simulated market, hidden from every policy", highlight=False)
-
-
-def give_reason(move: float, gain: float, row: Any) -> str:
-    """The recommendation's explanation in a few words; the whole of it stands in recommendations.csv."""
-    words = "keep" if abs(move) < 1e-9 else f"price {move:+.1%}, margin {gain:+.1%}"
-    notes = ["too little history"] if row.fallback else [] if row.supported else ["outside what was tried"]
-    notes += [row.binding_rule.replace("_", " ")] if row.binding_rule else []
-    return "; ".join([words, *notes])
-
-
 def write_everything(found: Evaluation, new: NewCategory, folders: Folders) -> None:
     """results.json, recommendations.csv, report.html and its figures."""
     found.recommendations.to_csv(folders.output / "recommendations.csv", index=False)
-    figure = draw_summary(found.curves, found.recommendations, found.prices.items, new.log, NAMES)
+    figure = draw_summary(found.curves, found.recommendations, found.prices.items, new.log)
     (folders.output / "summary.png").write_bytes(render_png(figure))
     sources = [*read_results(folders.base).data, DataSource(new.visible.name, new.visible.fingerprint())]
     write_results(folders.output, build_results("demo", sources, found.rows))

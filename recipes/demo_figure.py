@@ -1,7 +1,5 @@
 """The demo in one picture: what the model believes of demand beside the truth, and what its prices earn."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,6 +8,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pricing_fm.evaluation.figures import BLUE, GREY, INK, ORANGE, SKY
 from pricing_fm.markets import SimulatedLog, compute_outcome
+from recipes.demo_tables import WORDS
 
 SHOWN_ITEMS = 3
 POLICIES = ("last_price", "log_log_elasticity", "base_plan", "adapter_structured", "adapter_in_rules")
@@ -20,7 +19,6 @@ def draw_summary(
     recommendations: pd.DataFrame,
     prices: pd.DataFrame,
     log: SimulatedLog,
-    names: Mapping[str, str],
 ) -> Figure:
     """Demand curves of the items that sell most, and the share of the gap that each way of pricing closes.
 
@@ -29,7 +27,6 @@ def draw_summary(
         recommendations (`pd.DataFrame`): Answer of `recommend`.
         prices (`pd.DataFrame`): `PricingEvaluation.items`.
         log (`SimulatedLog`): The market, which knows the true demand.
-        names (`Mapping[str, str]`): Policy to words.
 
     Returns:
         `Figure`.
@@ -47,7 +44,7 @@ def draw_summary(
         axes.set_title(item.split("|")[0].rsplit("-", 1)[-1], fontsize=9, loc="left")
     panes[0].set_ylabel("units a week", fontsize=9)
     panes[1].set_xlabel("price", fontsize=9)
-    draw_gaps(panes[-1], prices, names)
+    draw_gaps(panes[-1], prices)
     handles, labels = panes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=8)
     return figure
@@ -78,19 +75,19 @@ def draw_item(axes: Axes, curve: pd.DataFrame, truth: pd.Series, row: pd.Series)
     tidy(axes)
 
 
-def draw_gaps(axes: Axes, prices: pd.DataFrame, names: Mapping[str, str]) -> None:
+def draw_gaps(axes: Axes, prices: pd.DataFrame) -> None:
     """Share of the gap between the manager and the best prices."""
     totals = prices.groupby("policy")["value"].sum()
     shares = (totals - totals["manager"]) / (totals["oracle"] - totals["manager"])
     order = sorted(POLICIES, key=lambda name: shares[name])
-    ours = ["base" in names[name] for name in order]
+    ours = ["base" in WORDS[name] for name in order]
     axes.barh(range(len(order)), [shares[name] for name in order], color=np.where(ours, BLUE, GREY), height=0.62)
     for place, name in enumerate(order):
         axes.annotate(
             f"{shares[name]:.0%}", (max(shares[name], 0.0), place), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=8, color=INK,
         )  # fmt: skip
-    axes.set_yticks(range(len(order)), [names[name] for name in order], fontsize=8)
+    axes.set_yticks(range(len(order)), [WORDS[name] for name in order], fontsize=8)
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlim(min(0.0, float(shares[list(POLICIES)].min())) - 0.05, 1.15)
