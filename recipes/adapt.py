@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         LoopArguments,
         OutputArguments,
     )
-    arguments = source, how, policy, rewards, lora, optim, loop, output = read_recipe(kinds, argv, description=__doc__)
+    source, how, policy, rewards, lora, optim, loop, output = read_recipe(kinds, argv, description=__doc__)
     set_seed(loop.seed)
     origin = download(source.base)
     base = origin.folder
@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         origin.revision,
         category=None if source.category == ALL else source.category,
     )
-    save_rest(folder, processor, full, panel, fingerprint, arguments, result)
+    used = source, how, policy, rewards, lora, optim, loop, output
+    save_rest(folder, processor, full, panel, fingerprint, used, result)
     return result
 
 
@@ -100,7 +101,7 @@ def save_rest(
 ) -> None:
     """Everything of the artifact beside the PEFT files: processor, ladder, rules, recipe, results, seal and card."""
     source, how, policy, rewards, _, _, loop, _ = arguments
-    processor.save_pretrained(folder)
+    processor.to_json_file(folder / "preprocessor_config.json")  # the code that reads it is the base's
     support = count_support(visible, processor, None if source.category == ALL else source.category)
     # Only structured values can be asked about prices that were not logged in that state.
     aggressiveness = policy.aggressiveness if policy.algorithm == "structured" else 0.0

@@ -1,6 +1,5 @@
 """Adaptation sees what it may see, moves what it may move, and never ends worse on its holdout than it began."""
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,19 +20,16 @@ from pricing_fm.training import adapt as adapting
 from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, AdaptOptimArguments, adapt, visible_panel
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
 from pricing_fm.training.policy_learning import PolicyArguments
-from tests.policy_artifacts import panel_of, sales_log, write_base
+from tests.policy_artifacts import panel_of, quick_collections, sales_log, write_base
 
 SHORT = AdaptArguments(weeks=12, demand_steps=4, policy_steps=3, window_length=4, batch_size=8)
 OPTIM = AdaptOptimArguments(learning_rate=3e-3, warmup_steps=0, ema_decay=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fast_collections() -> Iterator[None]:
-    """Every run ends in a garbage collection, which would look through all imported libraries each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def without_long_pauses() -> Iterator[None]:
+    with quick_collections():
+        yield
 
 
 @dataclass(frozen=True)
