@@ -1,8 +1,8 @@
-"""The errors a caller can act on. All are `ValueError`, so that one `except ValueError` catches bad input of any kind."""
+"""The errors a caller can act on. All are `ValueError`: one `except ValueError` catches bad input of any kind."""
 
 
 class PanelError(ValueError):
-    """A table does not fulfil the panel contract; the message names row, item, column, what was found and what to do."""
+    """A table breaks the panel contract; the message names row, item, column, what was found and what to do."""
 
 
 class ArtifactError(ValueError):
