@@ -90,7 +90,20 @@ def test_a_tensor_deleted_from_the_file_is_reported_as_missing(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     _, info = PricingFMForPolicy.from_pretrained(tmp_path, output_loading_info=True)
     assert set(info["missing_keys"]) == {"demand_head.quantile_head.weight"}
-    assert set(info["unexpected_keys"]) == {"patch_head.weight", "patch_head.bias"}
+    assert not info["unexpected_keys"]  # the reconstruction head is not asked for
+
+
+def test_tensors_that_no_part_of_the_network_holds_are_reported(
+    tiny_model: PricingFMForPreTraining, tmp_path: Path
+) -> None:
+    """A configuration that was edited to another price response would load without a missing tensor."""
+    tiny_model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"price_response": "free"}))
+    for kind in (PricingFMForDemand, PricingFMForPolicy, PricingFMForPreTraining):
+        _, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert "demand_head.response.carry_head.weight" in info["unexpected_keys"]
 
 
 @pytest.mark.parametrize(("size", "fewest", "most"), [("nano", 1e6, 2e6), ("small", 7e6, 8e6), ("base", 19e6, 21e6)])

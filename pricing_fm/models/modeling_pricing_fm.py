@@ -46,8 +46,6 @@ class PricingFMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["EncoderLayer", "DecoderLayer"]
     _supports_sdpa = True
-    # A file with more heads than asked for is complete for what was asked; the library's report would only alarm.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(demand_head|decision_head|patch_head)\."]
     lora_target_modules: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         *("quantile_head", "count_head", "response_head", "carry_head", "head_in", "head_out"),
@@ -205,11 +203,10 @@ class PricingFMModel(PricingFMPreTrainedModel):
 
 
 class PricingFMForDemand(PricingFMPreTrainedModel):
-    """Demand given a price path: quantiles, mean and elasticity; with `future_values`, the loss.
+    """Demand given a price path: quantiles, mean and elasticity; with `future_values`, the loss."""
 
-    Args:
-        config (`PricingFMConfig`): Sizes.
-    """
+    # A file with more heads than asked for is complete for what was asked; nothing else in it may pass unnoticed.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(decision_head|patch_head)\."]
 
     def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
@@ -307,11 +304,9 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
 
 
 class PricingFMForPolicy(PricingFMForDemand):
-    """Demand, and the behaviour, policy and value heads on the state before each decision.
+    """Demand, and the behaviour, policy and value heads on the state before each decision."""
 
-    Args:
-        config (`PricingFMConfig`): Sizes.
-    """
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^patch_head\."]
 
     def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
@@ -354,6 +349,8 @@ class PricingFMForPreTraining(PricingFMForPolicy):
     Args:
         config (`PricingFMConfig`): Sizes.
     """
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^$"]
 
     def __init__(self, config: PricingFMConfig) -> None:
         super().__init__(config)
