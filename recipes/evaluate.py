@@ -68,6 +68,8 @@ class EvaluateArguments:
     def __post_init__(self) -> None:
         if (self.panel is None) == (self.market is None):
             raise ValueError("pass either --panel (forecasts) or --market (prices), and not both")
+        if self.market is not None and len(self.base) > 1:
+            raise ValueError(f"--market takes one --base, found {len(self.base)}; run it once per base")
         known = {"seasonal_naive", "last_value", "recent_quantiles", "auto_ets", "lightgbm", "none"}
         if unknown := sorted(set(self.baselines) - known):
             raise ValueError(f"unknown baselines {unknown}; choose from {sorted(known)}")

@@ -140,7 +140,7 @@ def evaluate_market(
     """Base, adapters and price rules on the same log, judged by the market's truth.
 
     Args:
-        base (`PricingPolicy`): The base alone.
+        base (`PricingPolicy`): The base; adapters that it carries are compared as `adapter_given`.
         log (`SimulatedLog`): The market, ready to be continued.
         panel (`Panel`): What policies see of it.
         market (`MarketArguments`): Its settings.
@@ -155,7 +155,10 @@ def evaluate_market(
     """
     length = market.decision_periods
     proposals: dict[str, pd.DataFrame] = {rule.name: rule.propose(panel) for rule in rules}
-    proposals["base_plan"] = base.recommend(panel, prediction_length=length)
+    plain = PricingPolicy(base.model, base.processor, base_folder=base.base_folder)
+    proposals["base_plan"] = plain.recommend(panel, prediction_length=length)
+    if base.adapters:
+        proposals["adapter_given"] = base.recommend(panel, prediction_length=length)
     for algorithm in algorithms:
         if algorithm == "forecast":
             how, policy = replace(recipe.how, objective="forecast"), recipe.policy

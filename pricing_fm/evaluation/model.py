@@ -1,10 +1,11 @@
 """The pretrained model behind the interface of every forecaster."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from pricing_fm import names
 from pricing_fm.evaluation.forecaster import Forecast, ForecastWindow
 from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy
@@ -29,9 +30,13 @@ class PolicyForecaster:
 
     def predict(self, window: ForecastWindow) -> Forecast:
         """Quantiles and mean of every item of the window, from its history and its plan."""
-        table = self.policy.forecast(
-            window.history, window.prediction_length, _plan_of(window), list(window.quantile_levels)
-        )
+        panel = _with_plan(window)
+        ends = np.array([panel.last_observed.to_datetime64(), window.origin.to_datetime64()])
+        last, origin = panel.frequency.locate(ends)[0]
+        # A policy forecasts from the last observed period on; right before the origin nothing may have been sold.
+        periods = int(origin - last) - 1 + window.prediction_length
+        table = self.policy.forecast(panel, periods, quantile_levels=list(window.quantile_levels))
+        table = table[table["timestamp"] >= window.origin]
         shape = (len(window.item_ids), window.prediction_length)
         if len(table) != shape[0] * shape[1]:
             raise ValueError(f"{len(table)} forecast rows for {shape[0]} items x {shape[1]} steps")
@@ -40,9 +45,9 @@ class PolicyForecaster:
         return Forecast.of(quantiles, table["mean"].to_numpy(dtype=np.float64).reshape(shape))
 
 
-def _plan_of(window: ForecastWindow) -> pd.DataFrame:
-    """The known future; a price that is unknown there is the item's last one, as a shop would assume."""
-    plan = window.future.copy()
-    last = window.history.frame.groupby("item_id")["price"].last()
-    plan["price"] = plan.groupby("item_id")["price"].ffill().fillna(plan["item_id"].map(last))
-    return plan
+def _with_plan(window: ForecastWindow) -> Panel:
+    """The history with the plan as known future rows."""
+    history = window.history
+    plan = window.future.assign(**{names.PRICE_IMPUTED: False})
+    frame = pd.concat([history.frame, plan]).sort_values([names.ITEM_ID, names.TIMESTAMP], kind="stable")
+    return replace(history, frame=frame.reset_index(drop=True))

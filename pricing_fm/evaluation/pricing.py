@@ -55,7 +55,7 @@ def evaluate_prices(
         bootstrap interval.
 
     Raises:
-        PanelError: If a proposal lacks an item or a price.
+        PanelError: If a proposal lacks an item or a price, or holds an item twice.
     """
     items = log.items
     list_prices = log.state.list_price.reshape(-1)
@@ -81,6 +81,9 @@ def evaluate_prices(
 
 
 def _aligned(name: str, proposal: pd.DataFrame, item_ids: pd.Series) -> np.ndarray:
+    if proposal[names.ITEM_ID].duplicated().any():
+        item = proposal.loc[proposal[names.ITEM_ID].duplicated(), names.ITEM_ID].iloc[0]
+        raise PanelError(f"policy {name!r} proposes two prices for item {item!r}")
     price = proposal.set_index(names.ITEM_ID)[names.PRICE].reindex(item_ids)
     if price.isna().any():
         raise PanelError(f"policy {name!r} proposes no price for item {price.index[price.isna()][0]!r}")
