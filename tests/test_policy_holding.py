@@ -1,6 +1,5 @@
 """The value of holding a price: nothing for the current one, and elsewhere what a plain loop over periods gives."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
