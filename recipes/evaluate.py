@@ -150,9 +150,11 @@ def build_baselines(evaluate: EvaluateArguments, task: ForecastTask) -> list[Bas
 def write_report(
     folder: Path, found: ForecastEvaluation, rows: list[ResultRow], policy: PricingPolicy, panel: Panel
 ) -> None:
-    """report.html with forecasts, calibration and the demand curves of a few items."""
-    shown = panel.select_items(panel.item_ids[:: max(len(panel.item_ids) // 6, 1)][:6])
-    curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
+    """report.html with forecasts, calibration and the demand curves of a few items, if the base sees prices at all."""
+    curves = None
+    if policy.processor.covariates in ("both", "price"):
+        shown = panel.select_items(panel.item_ids[:: max(len(panel.item_ids) // 6, 1)][:6])
+        curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
     write_forecast_report(folder, rows, found, panel, curves)
 
 

@@ -43,7 +43,7 @@ def quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-def write_base(folder: Path, seed: int = 0, spread: float = 0.1, **changes: Any) -> Path:
+def write_base(folder: Path, seed: int = 0, spread: float = 0.1, covariates: str = "both", **changes: Any) -> Path:
     """A complete base as pretraining leaves it (with the head that only pretraining needs); nothing at its start."""
     torch.manual_seed(seed)
     config = PricingFMConfig(**(TINY | changes))
@@ -54,6 +54,7 @@ def write_base(folder: Path, seed: int = 0, spread: float = 0.1, **changes: Any)
     model.save_pretrained(folder)
     PricingFMProcessor(
         context_length=config.context_length,
+        covariates=covariates,
         num_static_buckets=config.num_static_buckets,
         num_response_members=config.num_response_members,
         trained_on_interventions=True,

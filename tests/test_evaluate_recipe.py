@@ -110,6 +110,14 @@ def test_without_baselines_and_with_an_adapter_for_one_category(evaluate, panel_
     assert found["pricing_fm", 0, 0, None] == pytest.approx(plain["pricing_fm", 0, 0, "snacks"])
 
 
+@pytest.mark.parametrize("covariates", ["none", "flags", "price"])
+def test_a_base_that_sees_less_is_measured_like_any_other(evaluate, panel_words, place: Path, covariates: str) -> None:
+    write_base(place / covariates, covariates=covariates)
+    rows = evaluate(f"sees-{covariates}", *panel_words, "--baselines", "none", base=(covariates,))
+    assert ("pricing_fm", 0, 0, None) in values_of(rows, "wql")
+    assert (place / f"sees-{covariates}" / "report.html").is_file()
+
+
 def test_policies_are_measured_in_a_market(evaluate, place: Path, capsys) -> None:
     rows = evaluate("market", *MARKET, "--algorithms", "forecast", "structured")
     gaps = {row.model: row for row in rows if row.name == "gap_closed" and row.category is None}
