@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from pricing_fm import names
-from pricing_fm.errors import PanelError
+from pricing_fm.errors import PanelError, SupportError
 from pricing_fm.hub import push
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
@@ -170,7 +170,9 @@ class PricingPolicy:
 
         Raises:
             PanelError: If a multiplier is not positive, or an item has no price at all.
+            SupportError: If the base was trained without seeing prices.
         """
+        self._require_price_sight()
         multipliers = np.asarray(list(price_multipliers), dtype=np.float64)
         if not len(multipliers) or not np.all(np.isfinite(multipliers) & (multipliers > 0)):
             raise PanelError(f"price_multipliers must be positive numbers, found {list(price_multipliers)}")
@@ -243,7 +245,9 @@ class PricingPolicy:
 
         Raises:
             PanelError, GuardrailError: If an argument, the plan or a rule cannot be used.
+            SupportError: If the base was trained without seeing prices.
         """
+        self._require_price_sight()
         request = RecommendRequest(
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
@@ -254,6 +258,14 @@ class PricingPolicy:
         return recommender.table()
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _require_price_sight(self) -> None:
+        """A network that never saw a price has a curve of its starting values, which means nothing."""
+        if self.processor.covariates in ("flags", "none"):
+            raise SupportError(
+                f"this base was trained with covariates={self.processor.covariates!r}: it never saw a price, so it has no "
+                "demand curve; train one with covariates 'both' or 'price'"
+            )
 
     @property
     def _levels(self) -> np.ndarray:
