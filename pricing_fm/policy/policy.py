@@ -263,8 +263,8 @@ class PricingPolicy:
         """A network that never saw a price has a curve of its starting values, which means nothing."""
         if self.processor.covariates in ("flags", "none"):
             raise SupportError(
-                f"this base was trained with covariates={self.processor.covariates!r}: it never saw a price, so it has no "
-                "demand curve; train one with covariates 'both' or 'price'"
+                f"this base was trained with covariates={self.processor.covariates!r}: it never saw a price, so it has "
+                "no demand curve; train one with covariates 'both' or 'price'"
             )
 
     @property
