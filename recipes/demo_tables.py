@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -61,7 +62,7 @@ def print_recommendations(
     items["kept_margin"] = units[1.0] * (items["current_price"] - cost)
     table = build_table(
         "Recommended prices and what to expect of them",
-        "item", "now", "price", "best*", "margin", "lower", "elasticity (80 %)", "units at -10,\n0, +10 % price", "why",
+        "item", "now", "price", "best*", "margin", "lower", "elasticity (80 %)", "units at -10,\n0, +10 %", "why",
     )  # fmt: skip
     table.columns[-1].justify = "left"
     for row in items.reset_index().to_dict("records"):
@@ -99,7 +100,7 @@ def pivot(rows: Sequence[ResultRow]) -> pd.DataFrame:
 
 def build_table(title: str, *heads: str) -> Table:
     """An empty table: words left, numbers right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place else "left")
     return table

@@ -1,5 +1,6 @@
 """What the README says is so: its code runs, its commands are understood, its paths exist."""
 
+import contextlib
 import re
 import shlex
 from pathlib import Path
@@ -35,6 +36,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has by then: the finished demo, a sales log, and the schema that the README shows."""
     folder = tmp_path_factory.mktemp("readme")
     run_fast_demo(folder)
+    adapt_as_shown(folder)
     (folder / "recipes").symlink_to(REPOSITORY / "recipes")
     (schema,) = blocks("yaml")
     (folder / "schema.yaml").write_text(schema)
@@ -46,6 +48,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = ["store", "upc", "week", "weekly_sales", "price", "aisle", "feature", "display"]
     sales[own].to_csv(folder / "sales.csv", index=False)
     return folder
+
+
+def adapt_as_shown(folder: Path) -> None:
+    """Runs the README's first command with few steps."""
+    words = commands(TEXT)[0]
+    assert words[:2] == ["python", "recipes/adapt.py"]
+    few = ["--demand_steps", "1", "--policy_steps", "1", "--batch_size", "4"]
+    with contextlib.chdir(folder):
+        adapt.main([str(REPOSITORY / word) if word.endswith(".yaml") else word for word in words[2:]] + few)
 
 
 def test_it_can_be_read_in_one_sitting() -> None:
