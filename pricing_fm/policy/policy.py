@@ -172,7 +172,6 @@ class PricingPolicy:
             PanelError: If a multiplier is not positive, or an item has no price at all.
             SupportError: If the base was trained without seeing prices.
         """
-        self._require_price_sight()
         multipliers = np.asarray(list(price_multipliers), dtype=np.float64)
         if not len(multipliers) or not np.all(np.isfinite(multipliers) & (multipliers > 0)):
             raise PanelError(f"price_multipliers must be positive numbers, found {list(price_multipliers)}")
@@ -247,7 +246,6 @@ class PricingPolicy:
             PanelError, GuardrailError: If an argument, the plan or a rule cannot be used.
             SupportError: If the base was trained without seeing prices.
         """
-        self._require_price_sight()
         request = RecommendRequest(
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
@@ -274,6 +272,8 @@ class PricingPolicy:
     def _situation(
         self, panel: Panel, periods: int, future: pd.DataFrame | None, is_intervention: bool | None
     ) -> Situation:
+        if is_intervention:
+            self._require_price_sight()
         situation = read_situation(panel, self.processor.context_length, periods, future)
         return with_intervention(situation, is_intervention if self.processor.trained_on_interventions else False)
 
