@@ -219,7 +219,7 @@ def test_an_unknown_category_or_an_empty_stretch_is_refused(panel: Panel) -> Non
 
 
 def test_learned_weeks_come_before_the_weeks_that_judge_them(run, panel: Panel, monkeypatch) -> None:
-    seen = []
+    seen, starts = [], []
     forward, fit = adapting.time_forward_batches, adapting.train
 
     def spy_on_validation(store, start, *rest):
@@ -228,6 +228,7 @@ def test_learned_weeks_come_before_the_weeks_that_judge_them(run, panel: Panel, 
 
     def spy_on_training(learner, source, *rest):
         (store,) = source.sampler.stores
+        starts.append([parameter.detach().clone() for parameter in learner.parameters() if parameter.requires_grad])
         seen.append(("learned", pd.Timestamp(store.timestamps.min()), pd.Timestamp(store.timestamps.max())))
         return fit(learner, source, *rest)
 
@@ -240,6 +241,8 @@ def test_learned_weeks_come_before_the_weeks_that_judge_them(run, panel: Panel, 
     assert judged_from == panel.last_observed - pd.Timedelta(weeks=2)  # the last quarter of twelve weeks
     assert [(kind, end) for kind, _, end in final] == [("learned", panel.last_observed)] * 2
     assert all(start == panel.last_observed - pd.Timedelta(weeks=11) for _, start, _ in final)
+    # Learning again on all weeks begins where the first attempt began.
+    assert all(torch.equal(first, again) for first, again in zip(starts[0], starts[1], strict=True))
 
 
 # -- how long ---------------------------------------------------------------------------------------------------------

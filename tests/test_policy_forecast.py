@@ -203,6 +203,16 @@ def test_a_curve_has_one_row_per_item_step_and_multiplier(curve: pd.DataFrame, p
     np.testing.assert_array_equal(curve["price"], curve["item_id"].map(last) * curve["price_multiplier"])
 
 
+def test_a_curve_tells_what_happens_if_we_set_the_price(
+    policy: PricingPolicy, panel: Panel, curve: pd.DataFrame
+) -> None:
+    last, regular = (panel.frame.groupby("item_id")[name].last() for name in ("price", "list_price"))
+    plan = plan_of(panel, 3, price_is_intervention=1.0)
+    plan["price"], plan["list_price"] = plan["item_id"].map(last), plan["item_id"].map(regular)
+    kept = curve[curve["price_multiplier"] == 1.0]
+    np.testing.assert_allclose(kept["mean"], policy.forecast(panel, 3, future=plan)["mean"], rtol=1e-5)
+
+
 def test_demand_never_rises_with_price_along_constant_paths(curve: pd.DataFrame) -> None:
     for _, rows in curve.groupby(["item_id", "timestamp"]):
         assert (np.diff(rows[["mean", "0.1", "0.5", "0.9"]].to_numpy(), axis=0) <= 0).all()

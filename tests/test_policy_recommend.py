@@ -134,6 +134,18 @@ def test_with_a_lead_the_price_starts_later_and_the_current_one_lasts_until_then
     assert (free["expected_units"] < late["expected_units"])[moved].all()
 
 
+def test_the_path_is_the_current_price_and_then_the_chosen_one(policy: PricingPolicy, panel: Panel) -> None:
+    found = policy.recommend(panel, prediction_length=3, decision_lead=2)
+    assert (found["price"] != found["current_price"]).sum() >= 4
+    plan = plan_of(panel, 5, price_is_intervention=1.0)
+    paid = plan["timestamp"] >= found["timestamp"].iloc[0]
+    chosen, current = (plan["item_id"].map(found.set_index("item_id")[name]) for name in ("price", "current_price"))
+    plan["price"] = chosen.where(paid, current)
+    plan["list_price"] = plan["item_id"].map(panel.frame.groupby("item_id")["list_price"].last())
+    expected = policy.forecast(panel, 5, future=plan)["mean"][paid].groupby(plan["item_id"]).sum()
+    np.testing.assert_allclose(found["expected_units"], expected, rtol=1e-5)
+
+
 def test_a_plan_covers_lead_and_paid_periods_exactly(policy: PricingPolicy, panel: Panel) -> None:
     plan = plan_of(panel, 5)
     plan.loc[plan["timestamp"] == plan["timestamp"].max(), "promotion"] = 1.0
@@ -298,6 +310,22 @@ def test_two_observed_periods_are_enough(policy: PricingPolicy) -> None:
     assert np.isfinite(found["expected_margin"]).all()
 
 
+def test_the_current_price_is_the_items_own_not_one_that_was_filled_in(policy: PricingPolicy) -> None:
+    one = sales_log(items=1).assign(product_id="milk")
+    sibling = one.assign(item_id="i99", price=one["price"] + 1)
+    planned = one.tail(1).assign(units=np.nan, price=9.0, timestamp=one["timestamp"].max() + pd.Timedelta(weeks=1))
+    panel = panel_of(pd.concat([one.iloc[:-1], planned, sibling]))
+    filled = panel.frame[(panel.frame["item_id"] == "i00") & panel.frame["price_imputed"]]
+    assert filled["price"].tolist() == [sibling["price"].iloc[-1]]
+    assert policy.recommend(panel)["current_price"].tolist() == [one["price"].iloc[-2], sibling["price"].iloc[-1]]
+
+
+def test_below_cost_the_cautious_total_is_the_larger_loss(policy: PricingPolicy) -> None:
+    found = policy.recommend(panel_of(sales_log().assign(cost=20.0)), LOCKED)
+    assert (found["expected_margin"] < 0).all()
+    assert (found["expected_margin_lower"] < found["expected_margin"]).all()
+
+
 # -- exploration ------------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +430,12 @@ def test_a_policy_is_asked_for_what_it_can_price(base: Path, tmp_path: Path, pan
     policy = PricingPolicy.from_pretrained(base, adapter=revenue)
     assert set(policy.recommend(panel)["objective"]) == {"margin"}
     assert set(policy.recommend(panel, objective="revenue")["objective"]) == {"revenue"}
+    for rewards in (RewardWeights(margin=0.0, revenue=1.0), RewardWeights()):
+        keen = write_adapter(tmp_path / f"k{rewards.margin}", base, None, rewards=rewards, aggressiveness=1e4)
+        asked = PricingPolicy.from_pretrained(base, adapter=keen)
+        margin, turnover = (asked.recommend(panel, objective=name)["price"] for name in ("margin", "revenue"))
+        assert (margin >= turnover).all()  # a cost makes units worth less
+        assert (margin > turnover).sum() >= 3
     with pytest.raises(PanelError, match="for units load a forecast adapter or the base alone"):
         policy.recommend(panel, objective="units")
     demand = PricingPolicy.from_pretrained(base, adapter=write_adapter(tmp_path / "d", base, None, has_policy=False))

@@ -344,6 +344,37 @@ def test_an_optimistic_rung_is_not_chosen_unless_it_was_tried_and_the_manager_wo
     assert price(known, behavior=-15.0) == dream  # it was the threshold that held it back
 
 
+def test_policy_and_value_both_have_a_say(base, tmp_path, monkeypatch) -> None:
+    table = sales_log(items=1, weeks=16).assign(promotion=0.0, price=[4.0, 6.0] * 7 + [5.0] * 2)
+    panel = panel_of(table)
+    liked, valuable = (round(5.0 * np.exp(rung * 0.025), 2) for rung in (-4, 4))
+
+    def scores(self, situation, prices, *_) -> PolicyScores:
+        advantages = 0.1 * np.repeat(np.isclose(prices, valuable)[..., None], 3, axis=2)
+        return PolicyScores(np.full(prices.shape, -1.0), np.where(np.isclose(prices, liked), 0.0, -3.0), advantages)
+
+    monkeypatch.setattr(Engine, "scores", scores)
+    for aggressiveness, expected in ((0.0, liked), (20.0, liked), (500.0, valuable)):
+        adapter = write_adapter(tmp_path / str(aggressiveness), base, None, aggressiveness=aggressiveness)
+        found = PricingPolicy.from_pretrained(base, adapter=adapter).recommend(panel)
+        assert found["price"].tolist() == [expected]
+
+
+def test_a_value_that_the_members_disagree_about_counts_for_less(base, tmp_path, monkeypatch) -> None:
+    table = sales_log(items=1, weeks=16).assign(promotion=0.0, price=[4.0, 6.0] * 7 + [5.0] * 2)
+    sure, unsure = (round(5.0 * np.exp(rung * 0.025), 2) for rung in (-4, 4))
+
+    def scores(self, situation, prices, *_) -> PolicyScores:
+        advantages = np.zeros((*prices.shape, 2))
+        advantages[np.isclose(prices, sure)] = [0.10, 0.10]
+        advantages[np.isclose(prices, unsure)] = [-0.40, 0.64]
+        return PolicyScores(np.full(prices.shape, -1.0), np.full(prices.shape, -2.0), advantages)
+
+    monkeypatch.setattr(Engine, "scores", scores)
+    policy = PricingPolicy.from_pretrained(base, adapter=write_adapter(tmp_path / "a", base, None))
+    assert policy.recommend(panel_of(table))["price"].tolist() == [sure]
+
+
 def test_prices_under_a_promotion_need_support_under_a_promotion(policy) -> None:
     table = sales_log(items=1).assign(promotion=0.0)
     panel = panel_of(table)
@@ -352,3 +383,8 @@ def test_prices_under_a_promotion_need_support_under_a_promotion(policy) -> None
     assert found["price"].tolist() == found["current_price"].tolist()
     assert not found["supported"].any()
     assert policy.recommend(panel, future=plan.assign(price=5.0, promotion=0.0))["supported"].all()
+    # What counts is the promotion of the first period that is priced.
+    for promotions, supported in (([1.0, 0.0, 0.0, 0.0], True), ([0.0, 1.0, 0.0, 0.0], False)):
+        ahead = plan.assign(price=5.0, promotion=promotions)
+        late = policy.recommend(panel, future=ahead, decision_lead=1, prediction_length=3)
+        assert late["supported"].tolist() == [supported]

@@ -130,8 +130,9 @@ def total_quantile(
     """
     steps = quantile_values.shape[1]
     random = np.random.Generator(np.random.Philox(COPULA_SEED))
-    # Antithetic normals: the draws' median is exact.
-    common = random.standard_normal((COPULA_DRAWS // 2, 1))
+    # Antithetic normals: the draws' median is exact. What all steps share is spread evenly: so is a total that nothing
+    # else moves.
+    common = norm.ppf((np.arange(COPULA_DRAWS // 2) + 0.5) / COPULA_DRAWS)[:, None]
     own = random.standard_normal((COPULA_DRAWS // 2, steps))
     normals = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
     uniforms = norm.cdf(np.concatenate([normals, -normals]))
