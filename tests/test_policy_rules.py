@@ -227,6 +227,9 @@ def test_a_store_without_history_follows_its_zone(policy) -> None:
     limits = pd.DataFrame({"item_id": ["s1"], "price_floor": [6.0]})
     floored = policy.recommend(panel, limits=limits).set_index("item_id")
     assert floored["price"].iloc[:3].tolist() == [6.0] * 3
+    drawn = policy.recommend(panel, explore=True).set_index("item_id")
+    assert drawn["price"].iloc[:3].nunique() == drawn["propensity"].iloc[:3].nunique() == 1
+    assert drawn.loc["s1", "propensity"] < 1.0
 
 
 def test_a_zone_without_any_history_has_one_price_too(policy) -> None:

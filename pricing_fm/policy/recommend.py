@@ -68,7 +68,8 @@ class Recommender:
     def __init__(self, inputs: ItemInputs):
         self.inputs, self.situation, self.request = inputs, inputs.situation, inputs.request
         self.tables: list[pd.DataFrame] = []
-        self.unit_prices: dict[int, tuple[float, str]] = {}  # chosen price and what bound it, by decision unit
+        # Price of each decision unit, what bound it, and its propensity.
+        self.unit_prices: dict[int, tuple[float, str, float]] = {}
 
     def recommend(self, rows: np.ndarray, engine: Engine, adapter: LoadedAdapter | None) -> None:
         """Recommends for the items `rows`, sorted, that one network answers for."""
@@ -114,8 +115,8 @@ class Recommender:
         best, propensity = self._pick(job, candidates, scores, allowed, first)
         rows = np.arange(len(job.rows))
         binding = job.rules.select(first).binding_rules(*self._proposals_of(candidates, first, best))
-        for number, price, rule in zip(numbers, candidates.final[first, best], binding, strict=True):
-            self.unit_prices[int(number)] = (float(price), str(rule))
+        for number, *answer in zip(numbers, candidates.final[first, best], binding, propensity, strict=True):
+            self.unit_prices[int(number)] = (float(answer[0]), str(answer[1]), float(answer[2]))
         chosen = Chosen(
             column=best[units],
             propensity=propensity[units],
@@ -245,14 +246,16 @@ class Recommender:
             current = situation.current_price[speaking][:, None]
             final = own.admissible(current, [situation.item_ids[row] for row in speaking])[:, 0]
             for row, price, rule in zip(speaking, final, own.binding_rules(current, final), strict=True):
-                self.unit_prices.setdefault(int(units[row]), (float(price), str(rule)))
-        prices, binding = zip(*(self.unit_prices.get(int(units[row]), (np.nan, "")) for row in rows), strict=True)
+                self.unit_prices.setdefault(int(units[row]), (float(price), str(rule), 1.0))
+        answers = [self.unit_prices.get(int(units[row]), (np.nan, "", 1.0)) for row in rows]
+        prices, binding, propensity = zip(*answers, strict=True)
         self.tables.append(
             fallback_table(
                 situation.select(rows),
                 self.inputs.objectives[rows],
                 np.array(prices),
                 np.array(binding, dtype=object),
+                np.array(propensity),
                 describe_source(adapter),
                 self.request.decision_lead,
             )

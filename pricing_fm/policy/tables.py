@@ -144,9 +144,28 @@ def _item_columns(situation: Situation, lead: int) -> dict[str, object]:
 
 
 def fallback_table(
-    situation: Situation, objectives: np.ndarray, prices: np.ndarray, binding: np.ndarray, source: str, lead: int
+    situation: Situation,
+    objectives: np.ndarray,
+    prices: np.ndarray,
+    binding: np.ndarray,
+    propensity: np.ndarray,
+    source: str,
+    lead: int,
 ) -> pd.DataFrame:
-    """Rows of items that keep their price `(N,)` because too little is known: no expectation, `fallback` True."""
+    """Rows of items about which too little is known: the price of their unit or their own, and no expectation.
+
+    Args:
+        situation (`Situation`): N items.
+        objectives (`(N,)`, object): What would have been maximised.
+        prices (`(N,)`): Currency; NaN = none is known.
+        binding (`(N,)`, object): Rule that moved the price; empty when none did.
+        propensity (`(N,)`): Probability of the price; 1 unless it was drawn for the unit.
+        source (`str`): Which network would have answered.
+        lead (`int`): Periods before the price is in force.
+
+    Returns:
+        `pd.DataFrame`: `fallback` is True.
+    """
     return pd.DataFrame(
         {
             **_item_columns(situation, lead),
@@ -157,7 +176,7 @@ def fallback_table(
             "objective": objectives,
             "supported": False,
             "fallback": True,
-            "propensity": 1.0,
+            "propensity": propensity,
             "binding_rule": binding,
             "source": source,
         }

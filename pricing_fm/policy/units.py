@@ -49,11 +49,11 @@ class JointRules:
         Raises:
             GuardrailError: If no admissible ending lies between a unit's bounds.
         """
-        limits = {
-            PRICE_FLOOR: list(self.lower),
-            PRICE_CEILING: [None if np.isinf(value) else value for value in self.upper],
-            PRICE_ENDINGS: list(self.endings),
-        }
+        limits: dict[str, list[Any]] = {PRICE_FLOOR: list(self.lower)}
+        if np.isfinite(self.upper).any():
+            limits[PRICE_CEILING] = [None if np.isinf(value) else value for value in self.upper]
+        if any(value is not None for value in self.endings):
+            limits[PRICE_ENDINGS] = list(self.endings)
         return admissible_ladder(proposed, None, None, Guardrails(), limits, item_ids, DECIMALS)
 
     def binding_rules(self, proposed: np.ndarray, final: np.ndarray) -> np.ndarray:
