@@ -146,7 +146,8 @@ class Recommender:
         rungs = processor.rung_prices(references)
         proposed = np.concatenate([rungs[first], current[first][:, None], current[:, None]], axis=1)
         final = proposed.copy()
-        final[:, :OWN] = job.rules.admissible(proposed[:, :OWN], situation.item_ids)
+        final[:, :KEEP] = job.rules.admissible(proposed[:, :KEEP], situation.item_ids)
+        final[:, KEEP] = job.rules.kept(proposed[:, KEEP], situation.item_ids)
         promoted = situation.planned_promotion[:, self.request.decision_lead] > 0
         supported = item_support(situation.windows, final, promoted, processor.ladder_step / 2)
         if job.adapter is not None and job.adapter.support is not None:
@@ -243,9 +244,9 @@ class Recommender:
         speaking = kept[np.unique(units[kept], return_index=True)[1]]
         if len(speaking):
             own = rules.select(np.searchsorted(priced, speaking))
-            current = situation.current_price[speaking][:, None]
-            final = own.admissible(current, [situation.item_ids[row] for row in speaking])[:, 0]
-            for row, price, rule in zip(speaking, final, own.binding_rules(current, final), strict=True):
+            current = situation.current_price[speaking]
+            final = own.kept(current, [situation.item_ids[row] for row in speaking])
+            for row, price, rule in zip(speaking, final, own.binding_rules(current[:, None], final), strict=True):
                 self.unit_prices.setdefault(int(units[row]), (float(price), str(rule), 1.0))
         answers = [self.unit_prices.get(int(units[row]), (np.nan, "", 1.0)) for row in rows]
         prices, binding, propensity = zip(*answers, strict=True)

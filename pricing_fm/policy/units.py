@@ -21,6 +21,7 @@ from pricing_fm.guardrails.rules import PRICE_CEILING, PRICE_ENDINGS, PRICE_FLOO
 
 DECIMALS = 2  # of the currency's smallest unit
 ROUNDING = 0.5 * 10.0**-DECIMALS + 1e-9  # a price that moves by no more than this was only rounded
+COARSE = 0.005  # share of a price; rounding that moves it by more is a price change of its own
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class JointRules:
         if any(value is not None for value in self.endings):
             limits[PRICE_ENDINGS] = list(self.endings)
         return admissible_ladder(proposed, None, None, Guardrails(), limits, item_ids, DECIMALS)
+
+    def kept(self, current: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+        """The current price `(N,)` inside the rules; of cheap goods, where a cent is a price change, not even rounded.
+
+        Raises:
+            GuardrailError: If no admissible ending lies between a unit's bounds.
+        """
+        final = self.admissible(current[:, None], item_ids)[:, 0]
+        is_free = (current >= self.lower) | (self.lower_rule == "")
+        is_free &= (current <= self.upper) & np.array([value is None for value in self.endings], dtype=bool)
+        return np.where(is_free & (np.abs(final - current) > COARSE * current), current, final)
 
     def binding_rules(self, proposed: np.ndarray, final: np.ndarray) -> np.ndarray:
         """The rule that keeps the proposals which end at one price from being charged as they are.
