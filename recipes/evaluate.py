@@ -154,8 +154,7 @@ def write_report(
     curves = None
     if policy.processor.covariates in ("both", "price"):
         shown = panel.select_items(panel.item_ids[:: max(len(panel.item_ids) // 6, 1)][:6])
-        sees_prices = policy.processor.covariates in ("both", "price")
-    curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2]) if sees_prices else None
+        curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
     write_forecast_report(folder, rows, found, panel, curves)
 
 

@@ -160,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     if decisions.decision_steps and architecture.price_response == "monotone":
         learn_decisions(model, processor, train_stores, arguments, accelerator)
     save_base(Path(output.output_dir), model, processor, cuts, arguments, result, loop.seed, accelerator)
+    # Left to the interpreter's shutdown, the communication threads may abort a process that has done its work.
+    accelerator.state.destroy_process_group()
     return result
 
 

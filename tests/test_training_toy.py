@@ -234,6 +234,9 @@ def main() -> None:
         told = {"losses": losses_of(result), "gradients": gradients, "best": result.best_validation_loss}
         told["weights"] = {key: tensor.tolist() for key, tensor in model.state_dict().items()}
         (folder / f"{name}_{rank}.json").write_text(json.dumps(told))
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's shutdown, the communication threads may abort a process that has done its work.
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
