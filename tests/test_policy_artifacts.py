@@ -3,14 +3,13 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from huggingface_hub import constants
 from peft import PeftModel
 from transformers import AutoModel
 
@@ -21,7 +20,6 @@ from pricing_fm.errors import ArtifactError
 from pricing_fm.models import PricingFMForPolicy, PricingFMModel
 from pricing_fm.panel import Panel
 from pricing_fm.policy import LoadedAdapter, PricingPolicy
-from tests.hub_server import HubState, running_hub
 from tests.policy_artifacts import base_hash, change_weights, panel_of, reseal, sales_log, write_adapter, write_base
 
 
@@ -389,50 +387,3 @@ def test_an_adapter_whose_settings_do_not_fit_is_refused(copy: Path, file: str, 
 
 def sealed(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-# -- the Hub ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubState]:
-    with running_hub() as (address, state):
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield state
-
-
-def test_a_policy_comes_back_from_the_hub(hub: HubState, made: Path, tmp_path: Path, panel: Panel) -> None:
-    policy = PricingPolicy.from_pretrained(made / "base", adapter=made / "snacks")
-    url = policy.push_to_hub("org/prices", private=True)
-    assert url.endswith(hub.branches["org/prices"]["main"])
-    assert "org/prices" in hub.private
-    pushed = hub.commits[hub.branches["org/prices"]["main"]]
-    assert {"model.safetensors", "adapter/adapter_model.safetensors", "figures/loss.svg"} <= set(pushed)
-    again = PricingPolicy.from_pretrained("org/prices")
-    expected = answers(policy, panel)
-    pd.testing.assert_frame_equal(answers(again, panel), expected)
-    commit = hub.branches["org/prices"]["main"]
-    pd.testing.assert_frame_equal(
-        answers(PricingPolicy.from_pretrained("org/prices", revision=commit), panel), expected
-    )
-    # What came from the Hub is saved whole: links into the cache become files, and the seal still holds.
-    again.save_pretrained(tmp_path / "saved")
-    assert not any(path.is_symlink() for path in (tmp_path / "saved").rglob("*"))
-    pd.testing.assert_frame_equal(answers(PricingPolicy.from_pretrained(tmp_path / "saved"), panel), expected)
-    assert again.push_to_hub("org/prices", revision="next")
-    assert set(hub.branches["org/prices"]) == {"main", "next"}
-
-
-def test_base_and_adapter_from_two_repositories(hub: HubState, made: Path, panel: Panel) -> None:
-    PricingPolicy.from_pretrained(made / "base").push_to_hub("org/base")
-    pricing_fm.hub.push(made / "snacks", "org/snacks")
-    expected = answers(PricingPolicy.from_pretrained(made / "base", adapter=made / "snacks"), panel)
-    found = PricingPolicy.from_pretrained("org/base", adapter={"snacks": "org/snacks"})
-    pd.testing.assert_frame_equal(answers(found, panel), expected)
-    with pytest.raises(ArtifactError, match="org/tea"):
-        PricingPolicy.from_pretrained("org/base", adapter="org/tea")
