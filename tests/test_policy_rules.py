@@ -166,7 +166,11 @@ def prices_of(found: pd.DataFrame) -> list[float]:
 
 
 @pytest.mark.parametrize("explore", [False, True])
-def test_items_of_one_product_in_one_zone_share_one_price(policy, explore: bool) -> None:
+@pytest.mark.parametrize("has_policy", [None, False, True])
+def test_items_of_one_product_in_one_zone_share_one_price(policy, base, tmp_path, explore, has_policy) -> None:
+    if has_policy is not None:
+        adapter = write_adapter(tmp_path / "a", base, None, has_policy=has_policy)
+        policy = PricingPolicy.from_pretrained(base, adapter=adapter)
     found = policy.recommend(panel_of(zoned_log((0.0, 0.2, -0.3))), explore=explore)
     assert found["price"].iloc[:3].nunique() == 1
     assert found["propensity"].iloc[:3].nunique() == 1
