@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         OutputArguments,
     )
     source, how, policy, rewards, lora, optim, loop, output = read_recipe(kinds, argv, description=__doc__)
+    refuse_loop_keys(loop, output)
     set_seed(loop.seed)
     origin = download(source.base)
     base = origin.folder
@@ -79,6 +80,19 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     used = source, how, policy, rewards, lora, optim, loop, output
     save_rest(folder, processor, full, panel, fingerprint, used, result)
     return result
+
+
+def refuse_loop_keys(loop: LoopArguments, output: OutputArguments) -> None:
+    """Keys of the loop that would change nothing here: an adaptation has steps and validations of its own."""
+    plain = LoopArguments()
+    changed = {
+        "--max_steps": loop.max_steps != plain.max_steps,
+        "--evaluate_every": loop.evaluate_every != plain.evaluate_every,
+        "--resume": output.resume is not None,
+    }
+    ignored = [key for key, was_given in changed.items() if was_given]
+    if ignored:
+        raise SystemExit(f"{', '.join(ignored)}: an adaptation has --demand_steps and --policy_steps and starts afresh")
 
 
 def check_costs(panel: Panel, policy: PolicyArguments, rewards: RewardWeights) -> tuple[PolicyArguments, RewardWeights]:

@@ -6,6 +6,7 @@ A market is simulated, because only there the best price is known. The manager o
 demand is high, so whoever reads his log as it stands learns that dear goods sell well.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -44,7 +45,8 @@ from recipes.demo_tables import print_forecasts, print_gaps, print_recommendatio
 
 VISIBLE_WEEKS = 26  # of the new category
 PRICED_WEEKS = 8  # a recommended price is held this long; forecasts reach as far
-RULES = HERE / "guardrails.yaml"
+# Relative, because the path is written into the adapter's recipe, which is published.
+RULES = Path(os.path.relpath(HERE / "guardrails.yaml"))
 OURS = ("adapted", "zero_shot", "adapter_structured", "adapter_in_rules", "base_plan")
 
 

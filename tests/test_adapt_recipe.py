@@ -211,3 +211,12 @@ def test_an_adapter_of_a_base_on_the_hub_names_repository_and_commit(
     push(place / "base", "org/base", message="the same again")  # a later commit does not matter
     local = PricingPolicy.from_pretrained(place / "base", adapter=folder)
     pd.testing.assert_frame_equal(answers(PricingPolicy.from_pretrained(folder), panel), answers(local, panel))
+
+
+@pytest.mark.parametrize("words", [("--max_steps", "7"), ("--evaluate_every", "3"), ("--resume",)])
+def test_keys_of_the_loop_that_would_change_nothing_are_refused(
+    adapt: Callable[..., Path], place: Path, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit, match=f"{words[0]}: an adaptation has --demand_steps"):
+        adapt("refused", *words)
+    assert not (place / "refused").exists()
