@@ -6,34 +6,58 @@ the same luck. Draws are vectorised over markets, because one `numpy.random.Gene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+
+from pricing_fm.markets.draws import (
+    GOLDEN,
+    GammaProposals,
+    draw_binomial,
+    draw_few_binomial,
+    draw_gamma,
+    draw_normal,
+    draw_uniform,
+    draw_word,
+    mix,
+    propose_gamma,
+)
+from pricing_fm.markets.poisson import FEW_POISSON_WORDS, draw_few_poisson, draw_poisson
 
 # What a draw is for. Two purposes never share a number.
 DEMAND, SHOCK, COST_MOVE, COST_JUMP, LIST_PRICE, DECISION, PROMOTION, BLOCK, INTERVENTION, START = range(10)
 RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
 RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
 
-_GOLDEN_INTEGER = 0x9E3779B97F4A7C15  # SplitMix64 increment
-_GOLDEN = np.uint64(_GOLDEN_INTEGER)
-_POISSON_SEARCH_LIMIT = 10.0  # the transformed rejection method needs a mean of at least 10
-_GAMMA_SHIFT = 8
+_GOLDEN = np.uint64(GOLDEN)
+_FEW = 64  # draws of one market up to which array calls cost more than the numbers
+_RUN = 64  # periods that one market with few draws prepares at once
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
-    """SplitMix64 finaliser (Steele, Lea and Flood 2014): a bijection of 64-bit words that passes BigCrush."""
-    words = words ^ (words >> np.uint64(30))
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
-    return words
+@lru_cache(maxsize=256)
+def _element_offsets(shape: tuple[int, ...]) -> np.ndarray:
+    offsets = (np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * _GOLDEN).reshape(shape)
+    offsets.setflags(write=False)
+    return offsets
 
 
-def _to_uniform(words: np.ndarray) -> np.ndarray:
-    """53 upper bits to the open interval (0, 1)."""
-    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+def _list_words(counters: np.ndarray) -> list[list[list[int]]]:
+    """The words of `draw_few_poisson` for every period of a run."""
+    runs = [draw_word(counters, index).reshape(len(counters), -1).tolist() for index in range(FEW_POISSON_WORDS)]
+    return [list(words) for words in zip(*runs, strict=True)]
+
+
+def _list_first_words(counters: np.ndarray) -> list[list[int]]:
+    """The word of `draw_few_binomial` for every period of a run."""
+    return draw_word(counters, 0).reshape(len(counters), -1).tolist()
+
+
+def _list_gamma_proposals(counters: np.ndarray) -> list[GammaProposals]:
+    return [propose_gamma(row) for row in counters.reshape(len(counters), -1)]
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,10 @@ class Streams:
     """
 
     keys: np.ndarray
+    # What one market with few draws has prepared: (law, purpose, shape) -> (first period, one entry per period).
+    _runs: dict[tuple[Any, int, tuple[int, ...]], tuple[int, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def counters(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
         """Counters whose mixed words are the draws of one purpose in one period.
@@ -58,17 +86,20 @@ class Streams:
             uint64, shape `(markets, *shape)`.
         """
         row = np.atleast_1d(np.asarray(period, dtype=np.int64)).astype(np.uint64) * np.uint64(256) + np.uint64(purpose)
-        rows = _mix(self.keys + (row + np.uint64(1)) * _GOLDEN)
-        elements = (np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * _GOLDEN).reshape(shape)
-        return rows.reshape(-1, *(1 for _ in shape)) + elements
+        rows = mix(self.keys + (row + np.uint64(1)) * _GOLDEN)
+        return rows.reshape(-1, *(1 for _ in shape)) + _element_offsets(shape)
 
     def uniform(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
         """Uniform draws in (0, 1), shape `(markets, *shape)`."""
-        return _to_uniform(_mix(self.counters(period, purpose, shape)))
+        if self._draws_few(math.prod(shape)):
+            return self._recall(draw_uniform, period, purpose, shape)[None].copy()
+        return draw_uniform(self.counters(period, purpose, shape))
 
     def normal(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
         """Standard normal draws, shape `(markets, *shape)`."""
-        return _normal(self.counters(period, purpose, shape), 0)
+        if self._draws_few(math.prod(shape)):
+            return self._recall(draw_normal, period, purpose, shape)[None].copy()
+        return draw_normal(self.counters(period, purpose, shape))
 
     def counts(
         self, period: np.ndarray | int, purpose: int, mean: np.ndarray, dispersion: np.ndarray | None = None
@@ -78,24 +109,95 @@ class Streams:
         Args:
             period: Period of every market, integers, shape `(markets,)` or a scalar.
             purpose: One of the purposes of this module.
-            mean: Expected counts, shape `(markets, ...)`.
+            mean: Expected counts, finite and 0 or more, shape `(markets, ...)`.
             dispersion: Variance is `mean + mean**2 / dispersion`; infinite or None is Poisson. Broadcast to `mean`.
 
         Returns:
             Counts as float64, shape of `mean`.
+
+        Raises:
+            ValueError: If `mean` is not one row per market or holds a number that is no mean, or a dispersion is not
+                above 0.
         """
-        counters = self.counters(period, purpose, mean.shape[1:]).ravel()
-        rate = np.array(mean, dtype=np.float64).ravel()
+        rate = np.asarray(mean, dtype=np.float64)
+        shape = rate.shape
+        if len(rate) != len(self.keys):
+            raise ValueError(f"mean has shape {shape}; its first axis must hold the {len(self.keys)} markets")
+        rate = rate.ravel()
         if dispersion is not None:
-            shape = np.broadcast_to(dispersion, mean.shape).ravel()
-            mixed = np.flatnonzero(np.isfinite(shape))
-            if len(mixed):
-                rate[mixed] *= _gamma(counters[mixed], shape[mixed]) / shape[mixed]
-        return _poisson(counters, rate).reshape(mean.shape)
+            rate = self._scatter(period, purpose, shape, rate, dispersion)
+        if self._draws_few(len(rate)):
+            words = self._recall(_list_words, period, purpose, shape[1:])
+            draws = draw_few_poisson(words, rate.tolist())
+            if draws is not None:
+                return np.array(draws).reshape(shape)
+        return draw_poisson(self.counters(period, purpose, shape[1:]).ravel(), rate).reshape(shape)
+
+    def binomial(
+        self, period: np.ndarray | int, purpose: int, trials: np.ndarray, probability: np.ndarray | float
+    ) -> np.ndarray:
+        """Binomial counts, exact in distribution.
+
+        Args:
+            period: Period of every market, integers, shape `(markets,)` or a scalar.
+            purpose: One of the purposes of this module.
+            trials: Whole numbers, 0 or more, shape `(markets, ...)`.
+            probability: Chance of each trial, in [0, 1]; trials and probability are broadcast together.
+
+        Returns:
+            Counts as float64, shape `(markets, ...)`.
+
+        Raises:
+            ValueError: If the first axis does not hold the markets, or trials or a probability are out of range.
+        """
+        total, chance = np.broadcast_arrays(np.asarray(trials, dtype=np.float64), np.asarray(probability, np.float64))
+        if total.ndim == 0 or len(total) != len(self.keys):
+            raise ValueError(f"trials have shape {total.shape}; the first axis must hold the {len(self.keys)} markets")
+        shape, total, chance = total.shape, total.ravel(), chance.ravel()
+        if len(total) > 0 and self._draws_few(len(total)):
+            words = self._recall(_list_first_words, period, purpose, shape[1:])
+            draws = draw_few_binomial(words, total, chance)
+            if draws is not None:
+                return np.array(draws).reshape(shape)
+        return draw_binomial(self.counters(period, purpose, shape[1:]).ravel(), total, chance).reshape(shape)
 
     def select(self, markets: np.ndarray) -> Streams:
         """Streams of some markets (positions or a mask)."""
         return Streams(self.keys[markets])
+
+    def _scatter(
+        self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...], rate: np.ndarray, dispersion: np.ndarray
+    ) -> np.ndarray:
+        """Means times gamma draws of mean one, where the dispersion is finite."""
+        gamma_shape = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), shape).ravel()
+        if not np.all(gamma_shape > 0.0):
+            raise ValueError(f"dispersion is {np.min(dispersion)} somewhere; it must be above 0 (infinite is Poisson)")
+        finite = np.isfinite(gamma_shape)
+        if not finite.any():
+            return rate
+        # Poisson counts take the gamma draw of any shape and then leave it.
+        gamma_shape = np.where(finite, gamma_shape, 1.0)
+        if self._draws_few(len(rate)):
+            proposals = self._recall(_list_gamma_proposals, period, purpose, shape[1:])
+        else:
+            proposals = propose_gamma(self.counters(period, purpose, shape[1:]).ravel())
+        return rate * np.where(finite, draw_gamma(proposals, gamma_shape) / gamma_shape, 1.0)
+
+    def _draws_few(self, elements: int) -> bool:
+        return len(self.keys) == 1 and elements <= _FEW
+
+    def _recall(
+        self, law: Callable[[np.ndarray], Any], period: np.ndarray | int, purpose: int, shape: tuple[int, ...]
+    ) -> Any:
+        """The entry of one period of the only market in a run of periods whose draws were made at once."""
+        now = period if isinstance(period, int) else int(np.asarray(period).item())
+        run = self._runs.get((law, purpose, shape))
+        if run is None or not 0 <= now - run[0] < _RUN:
+            first = now - now % _RUN
+            ahead = Streams(np.repeat(self.keys, _RUN))
+            run = first, law(ahead.counters(np.arange(first, first + _RUN), purpose, shape))
+            self._runs[law, purpose, shape] = run
+        return run[1][now - run[0]]
 
 
 def build_streams(seed: int, market_ids: np.ndarray, rollout: int | np.ndarray = 0) -> Streams:
@@ -118,108 +220,5 @@ def build_streams(seed: int, market_ids: np.ndarray, rollout: int | np.ndarray =
         if np.any(values < 0):
             raise ValueError(f"{name} is {values.min()}; it must be 0 or more")
     root = np.array(np.random.SeedSequence(seed).generate_state(1, np.uint64))
-    keys = _mix(root + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return Streams(_mix(keys ^ _mix(rollouts.astype(np.uint64) * _GOLDEN + np.uint64(1))))
-
-
-def _attempt_uniform(counters: np.ndarray, attempt: int) -> np.ndarray:
-    # Rejection attempts live in the upper half of the element counter.
-    return _to_uniform(_mix(counters + np.uint64((attempt << 32) * _GOLDEN_INTEGER % 2**64)))
-
-
-def _normal(counters: np.ndarray, attempt: int) -> np.ndarray:
-    """Box and Muller 1958; uses two uniforms per draw."""
-    radius = np.sqrt(-2.0 * np.log(_attempt_uniform(counters, 2 * attempt)))
-    return radius * np.cos(2.0 * np.pi * _attempt_uniform(counters, 2 * attempt + 1))
-
-
-def _gamma(counters: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Gamma draws of unit scale by Marsaglia and Tsang 2000; shapes below one are boosted."""
-    boosted = np.where(shape < 1.0, shape + 1.0, shape)
-    d = boosted - 1.0 / 3.0
-    c = 1.0 / np.sqrt(9.0 * d)
-    draws = np.empty_like(d)
-    active = np.arange(len(d))
-    # Attempts from 1,000 on: the Poisson draw of the same element uses the lower ones.
-    attempt = 1_000
-    while len(active):
-        x = _normal(counters[active], attempt)
-        u = _attempt_uniform(counters[active], 2 * attempt + 5_000)
-        v = (1.0 + c[active] * x) ** 3
-        positive = v > 0
-        log_v = np.log(np.where(positive, v, 1.0))
-        accepted = positive & (np.log(u) < 0.5 * x**2 + d[active] * (1.0 - v + log_v))
-        draws[active[accepted]] = (d[active] * v)[accepted]
-        active = active[~accepted]
-        attempt += 1
-    small = np.flatnonzero(shape < 1.0)
-    if len(small):
-        draws[small] *= _attempt_uniform(counters[small], 20_000) ** (1.0 / shape[small])
-    return draws
-
-
-def _poisson(counters: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    draws = np.zeros_like(rate)
-    low = np.flatnonzero(rate < _POISSON_SEARCH_LIMIT)
-    high = np.flatnonzero(rate >= _POISSON_SEARCH_LIMIT)
-    if len(low):
-        draws[low] = _poisson_by_search(_attempt_uniform(counters[low], 0), rate[low])
-    if len(high):
-        draws[high] = _poisson_by_rejection(counters[high], rate[high])
-    return draws
-
-
-def _poisson_by_search(uniform: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Inversion: the smallest count whose distribution function reaches the uniform."""
-    draws = np.zeros_like(rate)
-    term = np.exp(-rate)
-    left = uniform - term
-    active = np.flatnonzero(left > 0)
-    count = 0.0
-    rate, term, left = rate[active], term[active], left[active]
-    while len(active):
-        count += 1.0
-        term = term * rate / count
-        left = left - term
-        # Below 1e-18 the remaining tail is smaller than the resolution of the uniform.
-        going = (left > 0) & ((term > 1e-18) | (count < rate))
-        draws[active[~going]] = count
-        active, rate, term, left = active[going], rate[going], term[going], left[going]
-    return draws
-
-
-def _poisson_by_rejection(counters: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Transformed rejection with squeeze (PTRS), Hoermann 1993, exact for means of ten and more."""
-    draws = np.empty_like(rate)
-    active = np.arange(len(rate))
-    b = 0.931 + 2.53 * np.sqrt(rate)
-    a = -0.059 + 0.02483 * b
-    attempt = 0
-    while len(active):
-        mean, b_, a_ = rate[active], b[active], a[active]
-        u = _attempt_uniform(counters[active], 2 * attempt) - 0.5
-        v = _attempt_uniform(counters[active], 2 * attempt + 1)
-        us = 0.5 - np.abs(u)
-        count = np.floor((2.0 * a_ / us + b_) * u + mean + 0.43)
-        accepted = (us >= 0.07) & (v <= 0.9277 - 3.6224 / (b_ - 2.0))
-        check = np.flatnonzero(~accepted & (count >= 0) & ((us >= 0.013) | (v <= us)))
-        if len(check):
-            inverse_alpha = 1.1239 + 1.1328 / (b_[check] - 3.4)
-            bound = np.log(v[check] * inverse_alpha / (a_[check] / us[check] ** 2 + b_[check]))
-            k = count[check]
-            accepted[check] = bound <= k * np.log(mean[check]) - mean[check] - _log_factorial(k)
-        draws[active[accepted]] = count[accepted]
-        active = active[~accepted]
-        attempt += 1
-    return draws
-
-
-def _log_factorial(count: np.ndarray) -> np.ndarray:
-    """Logarithm of count! by Stirling's series, shifted by eight so that its error is below 1e-12."""
-    x = count + 1.0
-    product = x.copy()
-    for i in range(1, _GAMMA_SHIFT):
-        product *= x + i
-    y = x + _GAMMA_SHIFT
-    series = (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / (1260.0 * y**2)) / y**2) / y
-    return (y - 0.5) * np.log(y) - y + 0.5 * np.log(2.0 * np.pi) + series - np.log(product)
+    keys = mix(root + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return Streams(mix(keys ^ mix(rollouts.astype(np.uint64) * _GOLDEN + np.uint64(1))))

@@ -1,0 +1,233 @@
+"""Poisson counts by tables: one look-up per grid point that makes up a mean, rejection for large means."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+from pricing_fm.markets.draws import draw_large_poisson, draw_uniform, draw_word
+
+FEW_POISSON_WORDS = 4  # words of a counter that `draw_few_poisson` needs
+
+_Number = TypeVar("_Number", float, np.ndarray)
+
+# The grid of means: steps of 1/32 below 8, sixteen steps per octave from 8 to 256, multiples of 256 below 2,048. A mean
+# is a grid point plus a remainder, which is a lower grid point plus a remainder, and so on until it is below 1/32.
+# Everything is counted in steps of 1/32, which changes no digit of a float64.
+_STEPS = 32.0
+_OCTAVES, _BLOCKS, _END = 8.0 * _STEPS, 256.0 * _STEPS, 2048.0 * _STEPS
+_OCTAVE_ROW, _BLOCK_ROW, _ROWS = 256, 256 + 5 * 16, 256 + 5 * 16 + 7
+_OCTAVE_SHIFT = 48  # leaves the sign, the exponent and four leading digits of a float64
+_FIRST_OCTAVE = int(np.float64(_OCTAVES).view(np.int64)) >> _OCTAVE_SHIFT
+_REST_MASK = int(_STEPS) - 1
+_REST_WORD = 3  # after one word for each of at most three grid points
+# A key is 9 bits of grid row and 55 bits of uniform; its upper bits are a cell: the row and one of 256 slices.
+_KEY_BITS, _CELL_SHIFT = 55, 47
+_CROWDED = -(2**14)
+_PIECE = 1 << 14  # draws at a time, so that the arrays in between stay in the cache
+
+
+def draw_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Poisson counts.
+
+    Args:
+        counters: uint64, shape `(draws,)`.
+        mean: Expected counts, finite and 0 or more, shape `(draws,)`.
+
+    Returns:
+        Counts as float64, shape `(draws,)`.
+
+    Raises:
+        ValueError: If a mean is negative, infinite or missing.
+    """
+    if len(mean) <= _PIECE:
+        return _draw_piece(counters, mean)
+    draws = np.empty(len(mean))
+    for start in range(0, len(mean), _PIECE):
+        piece = slice(start, start + _PIECE)
+        draws[piece] = _draw_piece(counters[piece], mean[piece])
+    return draws
+
+
+def draw_few_poisson(words: list[list[int]], means: list[float]) -> list[float] | None:
+    """Poisson counts of a handful of elements without the overhead of array calls; equal to `draw_poisson`.
+
+    Args:
+        words: The first `FEW_POISSON_WORDS` words of every counter, one list per word.
+        means: Expected counts, finite and 0 or more.
+
+    Returns:
+        Counts, or None where a mean is beyond the tables and needs `draw_poisson`.
+
+    Raises:
+        ValueError: If a mean is negative, infinite or missing.
+    """
+    keys, starts, grid = _poisson_lists()
+    draws = []
+    for mean, *row_words, rest_word in zip(means, *words, strict=True):
+        rest = mean * _STEPS
+        if not 0.0 <= rest < _END:
+            _check_mean(mean, mean)
+            return None
+        count = 0.0
+        for word in row_words:
+            row = int(rest) if rest < _OCTAVES else bisect_right(grid, rest) - 1
+            count += bisect_right(keys, row << _KEY_BITS | word >> 9) - starts[row]
+            rest -= grid[row]
+            if rest < 1.0:
+                break
+        if not row_words[0] & _REST_MASK:
+            count += _count_rest(((rest_word >> 12) + 0.5) * 2.0**-52, rest / _STEPS)
+        draws.append(count)
+    return draws
+
+
+def _draw_piece(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    if not len(mean):
+        return np.zeros(0)
+    lowest, highest = mean.min(), mean.max()
+    _check_mean(lowest, highest)
+    end = _END / _STEPS
+    if highest < end:
+        return _draw_tabled(counters, mean, highest)
+    if lowest >= end:
+        return draw_large_poisson(counters, mean)
+    high = np.flatnonzero(mean >= end)
+    tabled = mean.copy()
+    tabled[high] = 0.0
+    draws = _draw_tabled(counters, tabled, tabled.max())
+    draws[high] = draw_large_poisson(counters[high], mean[high])
+    return draws
+
+
+def _check_mean(lowest: float, highest: float) -> None:
+    if not (lowest >= 0.0 and highest < np.inf):
+        raise ValueError(f"mean spans {lowest} to {highest}; expected counts must be finite and 0 or more")
+
+
+@dataclass(frozen=True)
+class _PoissonTable:
+    """Distribution functions of the grid means, with an index into them (Chen and Asau 1974, guide tables).
+
+    Attributes:
+        grid: Grid means in steps of 1/32, shape `(rows,)`.
+        keys: Every value of every distribution function as a key, ascending, uint64.
+        starts: Position in `keys` of the first value of a row, shape `(rows,)`.
+        counts: Count at the lower end of a cell, or far below zero where two or more values crowd a cell; int16.
+        boundaries: Key in the cell from which on the count is one higher, or the first key after the cell.
+    """
+
+    grid: np.ndarray
+    keys: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    boundaries: np.ndarray
+
+
+@cache
+def _poisson_table() -> _PoissonTable:
+    octaves = (np.arange(_FIRST_OCTAVE, _FIRST_OCTAVE + _BLOCK_ROW - _OCTAVE_ROW) << _OCTAVE_SHIFT).view(np.float64)
+    blocks = np.arange(1, 1 + _ROWS - _BLOCK_ROW) * _BLOCKS
+    grid = np.concatenate([np.arange(_OCTAVE_ROW), octaves, blocks])
+    keys, starts = [], [0]
+    for row, mean in enumerate(grid / _STEPS):
+        mode = np.floor(mean)
+        rising = np.cumprod(np.arange(mode, 0.0, -1.0) / mean)[::-1]
+        falling = np.cumprod(mean / np.arange(mode + 1.0, mean + 13.0 * np.sqrt(mean) + 30.0))
+        law = np.concatenate([rising, [1.0], falling])
+        law /= law.sum()
+        # Each half is summed from its own end, where the terms are small.
+        below, above = np.cumsum(law), np.append(np.cumsum(law[:0:-1])[::-1], 0.0)
+        scaled = np.rint(2.0**_KEY_BITS * np.where(below < 0.5, below, 1.0 - above))
+        values = scaled[scaled < 2.0**_KEY_BITS].astype(np.uint64)
+        keys.append(values | np.uint64(row << _KEY_BITS))
+        starts.append(starts[-1] + len(values))
+    flat = np.concatenate(keys)
+    cells = np.arange(_ROWS << (_KEY_BITS - _CELL_SHIFT), dtype=np.uint64)
+    first, last = cells << np.uint64(_CELL_SHIFT), (cells + np.uint64(1)) << np.uint64(_CELL_SHIFT)
+    at_first = np.searchsorted(flat, first, side="right")
+    inside = np.searchsorted(flat, last - np.uint64(1), side="right") - at_first
+    row_of_cell = (cells >> np.uint64(_KEY_BITS - _CELL_SHIFT)).astype(np.int64)
+    counts = np.where(inside > 1, _CROWDED, at_first - np.array(starts)[row_of_cell]).astype(np.int16)
+    boundaries = np.where(inside == 1, np.append(flat, np.uint64(0))[at_first], last)
+    return _PoissonTable(grid, flat, np.array(starts), counts, boundaries)
+
+
+@cache
+def _poisson_lists() -> tuple[list[int], list[int], list[float]]:
+    table = _poisson_table()
+    return table.keys.tolist(), table.starts.tolist(), table.grid.tolist()
+
+
+def _draw_tabled(counters: np.ndarray, mean: np.ndarray, highest: float) -> np.ndarray:
+    """Inversion at the grid points that make up a mean, plus rarely some more: Poisson laws add up.
+
+    The first word of a counter draws the largest of its grid points. Where the others of a batch need more grid points,
+    a mean adds counts of mean zero, so it takes no notice of them.
+    """
+    table = _poisson_table()
+    rest = mean * _STEPS
+    words = draw_word(counters, 0)
+    # Nearly always the count of what remains is zero: five bits of the first word, unused elsewhere, rule it out.
+    possible = np.flatnonzero((words & np.uint64(_REST_MASK)) == 0)
+    levels = [level for level in (_BLOCKS, _OCTAVES) if highest * _STEPS >= level] + [0.0]
+    row = _locate(rest, levels[0])
+    counts = _invert(table, row, words)
+    rest -= table.grid.take(row)
+    for index, level in enumerate(levels[1:], start=1):
+        row = _locate(rest, level)
+        counts += _invert(table, row, draw_word(counters, index))
+        rest -= table.grid.take(row)
+    draws = counts.astype(np.float64)
+    draws[possible] += _count_rest(draw_uniform(counters[possible], _REST_WORD), rest[possible] / _STEPS)
+    return draws
+
+
+def _locate(steps: np.ndarray, level: float) -> np.ndarray:
+    """Row of the largest grid point up to a mean, both in steps; means beyond the grid above `level` do not occur."""
+    row = steps.astype(np.int64)
+    if level >= _OCTAVES:
+        octave = steps.view(np.int64) >> _OCTAVE_SHIFT
+        octave += _OCTAVE_ROW - _FIRST_OCTAVE
+        row = np.where(row < _OCTAVE_ROW, row, octave)
+    if level >= _BLOCKS:
+        block = (steps * (1.0 / _BLOCKS)).astype(np.int64)
+        row = np.where(block < 1, row, block + (_BLOCK_ROW - 1))
+    return row
+
+
+def _invert(table: _PoissonTable, row: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Counts of the grid means `row` at the uniforms in the upper 55 bits of `words`, int16."""
+    keys = words >> np.uint64(64 - _KEY_BITS)
+    keys |= (row << _KEY_BITS).view(np.uint64)
+    cells = (keys >> np.uint64(_CELL_SHIFT)).view(np.int64)
+    counts = table.counts.take(cells)
+    counts += keys >= table.boundaries.take(cells)
+    crowded = np.flatnonzero(counts < 0)
+    counts[crowded] = np.searchsorted(table.keys, keys[crowded], side="right") - table.starts[row[crowded]]
+    return counts
+
+
+def _count_rest(uniform: _Number, mean: _Number) -> _Number:
+    """Count of a Poisson law of mean at most 1/32 by inversion, given that the uniform is in the upper 1/32.
+
+    Sums and products alone, in the same order for floats and arrays, so that both give the same bits.
+    """
+    decay = 1.0 - mean / 8.0
+    for power in range(7, 0, -1):
+        decay = 1.0 - mean / power * decay
+    law = [_STEPS * mean * decay]
+    for count in range(2, 9):
+        law.append(law[-1] * (mean / count))
+    # From the smallest term on, so that tiny means keep their digits.
+    left = 1.0 - uniform
+    tail = law[-1]
+    draw = (tail > left) + 0.0
+    for probability in law[-2::-1]:
+        tail = tail + probability
+        draw = draw + (tail > left)
+    return draw
