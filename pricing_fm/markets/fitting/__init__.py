@@ -1,0 +1,1 @@
+"""Markets fitted to real panels."""
