@@ -14,8 +14,7 @@ from scipy.special import ndtri, xlogy
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 increment
 
-# log k! - (k log k - k) for k below 16.
-_EXCESS = np.log(np.cumprod(np.maximum(np.arange(16.0), 1.0))) - xlogy(np.arange(16), np.arange(16)) + np.arange(16)
+_PIECE = 1 << 14
 _SEARCH_LIMIT = 10.0  # transformed rejection needs a mean of at least 10
 _GAMMA_WORDS = 1 << 16  # the words before it belong to the count that the gamma draw mixes
 
@@ -50,6 +49,26 @@ def draw_uniform(counters: np.ndarray, index: int = 0) -> np.ndarray:
 def draw_normal(counters: np.ndarray, index: int = 0) -> np.ndarray:
     """Standard normal draws by inversion, float64: one word each, and monotone in it."""
     return ndtri(draw_uniform(counters, index))
+
+
+def draw_in_pieces(law: Callable[..., np.ndarray], counters: np.ndarray, *parameters: np.ndarray) -> np.ndarray:
+    """A law over many counters, some at a time, so that the arrays in between stay in the cache.
+
+    Args:
+        law: Draws of `(counters, *parameters)`.
+        counters: uint64, shape `(draws,)`.
+        parameters: float64, shape `(draws,)` each.
+
+    Returns:
+        Draws as float64, shape `(draws,)`.
+    """
+    if len(counters) <= _PIECE:
+        return law(counters, *parameters)
+    draws = np.empty(len(counters))
+    for start in range(0, len(counters), _PIECE):
+        piece = slice(start, start + _PIECE)
+        draws[piece] = law(counters[piece], *(values[piece] for values in parameters))
+    return draws
 
 
 def draw_large_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -203,15 +222,28 @@ def _start_search(trials: np.ndarray, chance: np.ndarray) -> tuple[np.ndarray, n
     return chance / (1.0 - chance), np.exp(trials * np.log1p(-chance))
 
 
+def _stirling(count: np.ndarray) -> np.ndarray:
+    inverse = 1.0 / (count * count)
+    series = (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - inverse / 1680.0) * inverse) * inverse) / count
+    return series + 0.5 * np.log(2.0 * np.pi * count)
+
+
+def _tabulate_excess() -> np.ndarray:
+    few = np.arange(16.0)
+    exact = np.log(np.cumprod(np.maximum(few, 1.0))) - xlogy(few, few) + few
+    return np.concatenate([exact, _stirling(np.arange(16.0, 4096.0))])
+
+
+_EXCESS = _tabulate_excess()
+
+
 def _log_factorial_excess(count: np.ndarray) -> np.ndarray:
-    """Logarithm of count! less count * log(count) - count: a table below 16, Stirling's series above; error 1e-14."""
-    x = np.maximum(count, 16.0)
-    inverse = 1.0 / (x * x)
-    series = (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - inverse / 1680.0) * inverse) * inverse) / x
-    series += 0.5 * np.log(2.0 * np.pi * x)
-    small = np.flatnonzero(count < 16.0)
-    series[small] = _EXCESS[count[small].astype(np.int64)]
-    return series
+    """Logarithm of count! less count * log(count) - count: a table, and Stirling's series beyond; error 1e-14."""
+    excess = _EXCESS.take(np.minimum(count, len(_EXCESS) - 1.0).astype(np.int64))
+    beyond = np.flatnonzero(count >= len(_EXCESS))
+    if len(beyond):
+        excess[beyond] = _stirling(count[beyond])
+    return excess
 
 
 def _deviance(count: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -28,7 +28,6 @@ _REST_WORD = 3  # after one word for each of at most three grid points
 # A key is 9 bits of grid row and 55 bits of uniform; its upper bits are a cell: the row and one of 256 slices.
 _KEY_BITS, _CELL_SHIFT = 55, 47
 _CROWDED = -(2**14)
-_PIECE = 1 << 14  # draws at a time, so that the arrays in between stay in the cache
 
 
 def draw_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -44,12 +43,20 @@ def draw_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: If a mean is negative, infinite or missing.
     """
-    if len(mean) <= _PIECE:
-        return _draw_piece(counters, mean)
-    draws = np.empty(len(mean))
-    for start in range(0, len(mean), _PIECE):
-        piece = slice(start, start + _PIECE)
-        draws[piece] = _draw_piece(counters[piece], mean[piece])
+    if not len(mean):
+        return np.zeros(0)
+    lowest, highest = mean.min(), mean.max()
+    _check_mean(lowest, highest)
+    end = _END / _STEPS
+    if highest < end:
+        return _draw_tabled(counters, mean, highest)
+    if lowest >= end:
+        return draw_large_poisson(counters, mean)
+    high = np.flatnonzero(mean >= end)
+    tabled = mean.copy()
+    tabled[high] = 0.0
+    draws = _draw_tabled(counters, tabled, tabled.max())
+    draws[high] = draw_large_poisson(counters[high], mean[high])
     return draws
 
 
@@ -83,24 +90,6 @@ def draw_few_poisson(words: list[list[int]], means: list[float]) -> list[float] 
         if not row_words[0] & _REST_MASK:
             count += _count_rest(((rest_word >> 12) + 0.5) * 2.0**-52, rest / _STEPS)
         draws.append(count)
-    return draws
-
-
-def _draw_piece(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    if not len(mean):
-        return np.zeros(0)
-    lowest, highest = mean.min(), mean.max()
-    _check_mean(lowest, highest)
-    end = _END / _STEPS
-    if highest < end:
-        return _draw_tabled(counters, mean, highest)
-    if lowest >= end:
-        return draw_large_poisson(counters, mean)
-    high = np.flatnonzero(mean >= end)
-    tabled = mean.copy()
-    tabled[high] = 0.0
-    draws = _draw_tabled(counters, tabled, tabled.max())
-    draws[high] = draw_large_poisson(counters[high], mean[high])
     return draws
 
 

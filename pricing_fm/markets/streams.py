@@ -20,6 +20,7 @@ from pricing_fm.markets.draws import (
     draw_binomial,
     draw_few_binomial,
     draw_gamma,
+    draw_in_pieces,
     draw_normal,
     draw_uniform,
     draw_word,
@@ -131,7 +132,8 @@ class Streams:
             draws = draw_few_poisson(words, rate.tolist())
             if draws is not None:
                 return np.array(draws).reshape(shape)
-        return draw_poisson(self.counters(period, purpose, shape[1:]).ravel(), rate).reshape(shape)
+        counters = self.counters(period, purpose, shape[1:]).ravel()
+        return draw_in_pieces(draw_poisson, counters, rate).reshape(shape)
 
     def binomial(
         self, period: np.ndarray | int, purpose: int, trials: np.ndarray, probability: np.ndarray | float
@@ -159,7 +161,8 @@ class Streams:
             draws = draw_few_binomial(words, total, chance)
             if draws is not None:
                 return np.array(draws).reshape(shape)
-        return draw_binomial(self.counters(period, purpose, shape[1:]).ravel(), total, chance).reshape(shape)
+        counters = self.counters(period, purpose, shape[1:]).ravel()
+        return draw_in_pieces(draw_binomial, counters, total, chance).reshape(shape)
 
     def select(self, markets: np.ndarray) -> Streams:
         """Streams of some markets (positions or a mask)."""
@@ -178,10 +181,11 @@ class Streams:
         # Poisson counts take the gamma draw of any shape and then leave it.
         gamma_shape = np.where(finite, gamma_shape, 1.0)
         if self._draws_few(len(rate)):
-            proposals = self._recall(_list_gamma_proposals, period, purpose, shape[1:])
+            gamma = draw_gamma(self._recall(_list_gamma_proposals, period, purpose, shape[1:]), gamma_shape)
         else:
-            proposals = propose_gamma(self.counters(period, purpose, shape[1:]).ravel())
-        return rate * np.where(finite, draw_gamma(proposals, gamma_shape) / gamma_shape, 1.0)
+            counters = self.counters(period, purpose, shape[1:]).ravel()
+            gamma = draw_in_pieces(lambda some, of: draw_gamma(propose_gamma(some), of), counters, gamma_shape)
+        return rate * np.where(finite, gamma / gamma_shape, 1.0)
 
     def _draws_few(self, elements: int) -> bool:
         return len(self.keys) == 1 and elements <= _FEW
