@@ -67,6 +67,8 @@ def test_matching_is_optimal_beside_an_optimal_rival_and_loses_the_known_amount_
         assert found.regret[:, -1] / 20 == pytest.approx(loss, abs=1e-9)
         assert estimate_mean(best["profit"] - found.profit / 20).agrees_with(loss)
     assert loss > 1.0
+    rivals = policies.build_situation(2, rival_prices=np.array([8.0, 10.0]))
+    assert policies.MatchRival(0.9).choose(rivals, random) == pytest.approx([7.2, 9.0])
 
 
 @pytest.mark.parametrize("numbers", SEASONS)
@@ -112,6 +114,20 @@ def test_a_season_can_be_sold_below_the_lowest_sensible_price_if_the_caller_says
         policies.simulate_season(market, cheap, 10, np.random.default_rng(5))
     found = policies.simulate_season(market, cheap, 20_000, np.random.default_rng(5), lowest_price=0.2)
     assert estimate_mean(found).agrees_with(policies.compute_season_value(market, cheap))
+
+
+def test_a_market_where_nothing_can_be_earned_has_no_regret_and_a_loss_has():
+    random = np.random.default_rng(6)
+    dear = policies.CurveMarket({"kind": "linear", "intercept": 10.0, "slope": 1.0}, 20.0, "poisson")
+    stays_away = policies.simulate_pricing(dear, policies.ConstantPrice(30.0), 4, 3, random)
+    assert stays_away.last_loss.tolist() == stays_away.regret[:, -1].tolist() == [0.0] * 3
+    ladder = policies.LadderMarket((1.0, 2.0), (0.9, 0.5), "bernoulli", cost=3.0)
+    thompson = policies.ThompsonLadder(policies.ThompsonSettings((1.0, 2.0), "bernoulli"), 3)
+    shut = policies.simulate_pricing(ladder, thompson, 20, 3, random)
+    assert shut.regret[:, -1].tolist() == shut.late_movement.tolist() == [0.0] * 3
+    sells = policies.simulate_pricing(dear, policies.ConstantPrice(8.0), 4, 3, random)
+    assert sells.regret[:, -1] == pytest.approx(4 * 12.0 * 2.0)
+    assert np.isinf(sells.last_loss).all()
 
 
 def test_the_same_generator_gives_the_same_runs():
@@ -161,6 +177,10 @@ def test_a_policy_that_sets_no_price_is_stopped_and_so_is_a_missing_rival():
         policies.simulate_pricing(market, Broken(3.0), 5, 4, random)
     with pytest.raises(ValueError, match="rival"):
         policies.simulate_pricing(market, policies.MatchRival(), 5, 4, random)
+    rivals = np.full((5, 4), 6.0)
+    rivals[3, 2] = np.nan
+    with pytest.raises(ValueError, match="rival_prices\\[2\\] is nan"):
+        policies.simulate_pricing(market, policies.MatchRival(), 5, 4, random, rival_prices=rivals)
     with pytest.raises(ValueError, match="unit_costs has shape"):
         policies.simulate_pricing(market, policies.ConstantPrice(3.0), 5, 4, random, unit_costs=np.ones((4, 5)))
     with pytest.raises(ValueError, match="unit_costs"):

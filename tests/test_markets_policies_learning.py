@@ -142,6 +142,19 @@ def test_the_dynamic_program_of_the_ladder_earns_its_value_and_stays_below_the_f
     assert learned.mean() < value
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_nothing_is_offered_without_stock(limit):
+    random, situation = np.random.default_rng(12), policies.build_situation(6, 3, np.array([0.0, 2.0] * 3))
+    thompson = policies.ThompsonLadder(
+        policies.ThompsonSettings(LADDER.price_ladder, "bernoulli", (5.0, 1.0), limit), 6
+    )
+    best = policies.BestLadder(policies.compute_ladder_program(LADDER, 2, 3), LADDER.price_ladder)
+    for _ in range(20):
+        assert np.isinf(thompson.choose(situation, random)[::2]).all()
+    assert np.isinf(best.choose(situation, random)[::2]).all()
+    assert np.isfinite(best.choose(situation, random)[1::2]).all()
+
+
 def test_the_dynamic_program_of_poisson_demand_is_the_recursion_done_by_hand():
     market = policies.LadderMarket((2.0, 3.0, 5.0), (2.2, 1.5, 0.7), "poisson", cost=2.5)
 

@@ -153,7 +153,9 @@ class LadderMarket:
         periods = check_integer("periods", periods, least=1)
         margins = np.append(np.maximum(self.margins, 0.0), 0.0)
         demand = np.append(np.where(self.margins > 0, self.mean_demand_by_rung, 0.0), 0.0)
-        return periods * float(markdown_plan(margins.tolist(), [demand.tolist()], stock / periods)["relaxed_value"])
+        plan = markdown_plan(margins.tolist(), [demand.tolist()], stock / periods)
+        # Adding zero turns the solver's -0.0 into 0.0.
+        return periods * float(plan["relaxed_value"]) + 0.0
 
     def optimal_value(self, inventory: int, periods: int) -> float:
         """Expected profit of the best policy that knows the demand.

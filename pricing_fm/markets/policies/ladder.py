@@ -40,7 +40,8 @@ class UpperConfidenceSettings:
 class UpperConfidenceLadder:
     """Charges the rung whose profit could be highest: every rung once, then by upper confidence bound.
 
-    Regret grows like the logarithm of time. The bounds scale with the margin of the rung, as profits do.
+    Regret grows like the logarithm of time. The bounds scale with the margin of the rung, as profits do. One of the
+    rungs is always charged: not selling is no choice here.
 
     Args:
         settings: Ladder and width of the bounds.

@@ -53,7 +53,8 @@ class NetworkMarket:
 
     def fluid_bound(self) -> float:
         """Most that any control can expect (`oracles.network_bid_prices`), currency."""
-        return float(network_bid_prices(self.fares, self.mean_requests(), self.incidence, self.capacities)["value"])
+        plan = network_bid_prices(self.fares, self.mean_requests(), self.incidence, self.capacities)
+        return float(plan["value"]) + 0.0
 
     def optimal_value(self) -> float:
         """Expected revenue of the best control: exact dynamic program over the seats left on all legs, currency.
@@ -137,7 +138,7 @@ def build_bid_price_control(market: NetworkMarket, share_ties: bool = True) -> B
     fares, wanted = np.asarray(market.fares), np.asarray(demands)
     ties = np.isclose(fares, worth, rtol=1e-9, atol=1e-9 * max(float(fares.max()), 1e-300))
     planned = np.divide(plan["sales"], wanted, out=np.zeros(len(wanted)), where=wanted > 0)
-    shares = np.where(ties, np.clip(planned, 0.0, 1.0) if share_ties else 1.0, (fares > worth).astype(float))
+    shares = np.where(ties, np.clip(planned, 0.0, 1.0) + 0.0 if share_ties else 1.0, (fares > worth).astype(float))
     return BidPriceControl(tuple(plan["bid_prices"]), tuple(shares.tolist()))
 
 

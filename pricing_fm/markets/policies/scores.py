@@ -35,7 +35,8 @@ class PricingRuns:
         profit: float64, shape `(runs,)`: profit earned in all periods, currency.
         periods: int64, shape `(points,)`: log-spaced numbers of periods, the last one the whole length.
         regret: float64, shape `(runs, points)`: optimal minus expected profit, summed up to there, currency.
-        last_loss: float64, shape `(runs,)`: share of the optimal profit that the last price loses.
+        last_loss: float64, shape `(runs,)`: share of the optimal profit that the last price loses; infinite for a loss
+            where nothing can be earned.
         late_movement: float64, shape `(runs,)`: highest minus lowest price of the second half, currency.
     """
 

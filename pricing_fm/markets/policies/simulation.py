@@ -32,7 +32,7 @@ def simulate_pricing(
         runs: Independent runs, >= 1.
         random: Draws demand and what the policy draws.
         unit_costs: Cost of a unit, shape `(periods, runs)`, currency; None = the market's.
-        rival_prices: What the rival charges, shape `(periods, runs)`, currency; None = nothing is seen.
+        rival_prices: What the rival charges, shape `(periods, runs)`, currency; NaN = not seen, None = never.
 
     Returns:
         Profit, regret curve and where the prices ended.
@@ -63,7 +63,11 @@ def simulate_pricing(
             lowest, highest = np.minimum(lowest, prices), np.maximum(highest, prices)
         if t + 1 == points[len(curve)]:
             curve.append(regret)
-    return PricingRuns(profit, points, np.stack(curve, axis=1), loss / optimum, highest - lowest)
+    # Two infinite prices are the same: not offered.
+    movement = np.subtract(highest, lowest, out=np.zeros(runs), where=highest != lowest)
+    # Where nothing can be earned there is no share to lose, unless selling costs money.
+    last_loss = np.divide(loss, optimum, out=np.where(loss > 0, np.inf, 0.0), where=optimum > 0)
+    return PricingRuns(profit, points, np.stack(curve, axis=1), last_loss, movement)
 
 
 def simulate_stock(
@@ -113,7 +117,7 @@ def simulate_season(
         market: The season.
         policy: A policy that looks at stock and time left.
         runs: Independent runs, >= 1.
-        random: Draws customers and their choices.
+        random: Draws customers and their choices; memory and time grow with the customers at the lowest price.
         lowest_price: No price of the policy lies below it, currency; None = 1 / rate, below which none is ever best.
 
     Returns:
@@ -131,6 +135,8 @@ def simulate_season(
     times = np.sort(np.where(np.arange(times.shape[1]) < customers[:, None], times, np.inf), axis=1)
     stock, revenue = np.full(runs, float(market.inventory)), np.zeros(runs)
     for column in range(times.shape[1]):
+        if not stock.any():
+            break
         here = np.isfinite(times[:, column])
         left = np.where(here, market.horizon - times[:, column], 0.0)
         prices = check_prices(policy.choose(build_situation(runs, left, stock), random), runs)
@@ -150,6 +156,8 @@ def _check_paths(name: str, values: np.ndarray | None, periods: int, runs: int, 
         return np.broadcast_to(np.float64(common), (periods, runs))
     if np.shape(values) != (periods, runs):
         raise ValueError(f"{name} has shape {np.shape(values)}; it must be ({periods}, {runs}), periods by runs")
-    if not (np.isfinite(values) & (np.asarray(values) >= 0)).all():
+    # A common number that is NaN means that numbers may be missing.
+    known = np.asarray(values, dtype=np.float64)[~np.isnan(values)] if np.isnan(common) else np.asarray(values)
+    if not (np.isfinite(known) & (known >= 0)).all():
         raise ValueError(f"{name} holds a number that is negative or not finite; all must be 0 or more")
     return np.asarray(values, dtype=np.float64)
