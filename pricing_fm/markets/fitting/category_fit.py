@@ -27,11 +27,18 @@ class ShockFit:
         scale: Stationary standard deviation, median over the layer's groups.
         scale_deviation: Standard deviation of the log scale between groups.
         persistence: Autocorrelation from one period to the next.
+        drift_scale: Standard deviation of a slow part of persistence `chains.DRIFT`.
     """
 
     scale: float
     scale_deviation: float
     persistence: float
+    drift_scale: float
+
+    @property
+    def variance(self) -> float:
+        """Variance of log demand, fast and slow together."""
+        return self.scale**2 + self.drift_scale**2
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ class CategoryFit:
             "combinations": tuple(tuple(row) for row in flags["combinations"]),
             "shares": tuple(tuple(row) for row in flags["shares"]),
         }
-        prices["depth_quantiles"] = tuple(prices["depth_quantiles"])
+        for grid in ("depth_quantiles", "participation_cut", "participation_calm"):
+            prices[grid] = tuple(prices[grid])
         values["prices"] = PriceProcess(**prices, promotions=PromotionProcess(**flags))
         values["cost"] = CostProcess(**content["cost"]) if content["cost"] else None
         values["stock"] = StockProcess(**content["stock"]) if content["stock"] else None
@@ -128,13 +136,13 @@ def summarise_category(design: Design, effects: Effects, category: int) -> Categ
     for name in ("product", "store"):
         layer = effects.layers.get(name)
         if layer is None:
-            deviations[name], shocks[name] = np.zeros(effects.means.shape[1]), ShockFit(0.0, 0.0, 0.0)
+            deviations[name], shocks[name] = np.zeros(effects.means.shape[1]), ShockFit(0.0, 0.0, 0.0, 0.0)
             continue
         deviations[name] = np.sqrt(layer.variances[category])
         scales = layer.scale[layer.groups.category == category]
-        shocks[name] = _summarise_scales(scales, float(layer.persistence[category]))
-    own = ShockFit(float(effects.own_scale[category]), 0.0, float(effects.own_persistence[category]))
-    market = ShockFit(float(effects.market.scale[category]), 0.0, float(effects.market.persistence[category]))
+        shocks[name] = _summarise_scales(scales, float(layer.persistence[category]), float(layer.drift_scale[category]))
+    own = (effects.own_scale, effects.own_persistence, effects.drift_scale)
+    market = (effects.market.scale, effects.market.persistence, effects.market.drift_scale)
     products = rows if design.products is None else design.products.of_item[rows]
     stores = None if design.stores is None else design.stores.of_item[rows]
     prices = np.log(design.reference_prices[rows])
@@ -151,10 +159,10 @@ def summarise_category(design: Design, effects: Effects, category: int) -> Categ
         product_deviations=tuple(deviations["product"].tolist()),
         store_deviations=tuple(deviations["store"].tolist()),
         season=tuple(effects.season[category].tolist()),
-        market_shock=market,
+        market_shock=_summarise_scales(*(float(part[category]) for part in market)),
         product_shock=shocks["product"],
         store_shock=shocks["store"],
-        own_shock=own,
+        own_shock=_summarise_scales(*(float(part[category]) for part in own)),
         dispersion=float(np.exp(np.median(dispersion))),
         dispersion_deviation=float(dispersion.std()),
         reference_price=float(np.exp(np.median(prices))),
@@ -166,7 +174,7 @@ def summarise_category(design: Design, effects: Effects, category: int) -> Categ
         carried_share=float(min(1.0, len(rows) / (num_products * num_stores))),
         prices=fit_price_process(design, category),
         cost=fit_cost_process(design, category),
-        stock=fit_stock_process(design, category, compute_mean(effects.fixed_predictor(design))),
+        stock=fit_stock_process(design, category, compute_mean(effects.predictor(design))),
     )
 
 
@@ -175,8 +183,7 @@ def _group(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return found, inverse, first
 
 
-def _summarise_scales(scales: np.ndarray, persistence: float) -> ShockFit:
+def _summarise_scales(scales: np.ndarray | float, persistence: float, drift: float) -> ShockFit:
     typical = float(np.median(scales))
-    if typical == 0.0:
-        return ShockFit(0.0, 0.0, persistence)
-    return ShockFit(typical, float(np.log(np.maximum(scales, 1e-3)).std()), persistence)
+    spread = float(np.log(np.maximum(scales, 1e-3)).std()) if typical > 0.0 else 0.0
+    return ShockFit(typical, spread, persistence, drift)

@@ -1,17 +1,18 @@
-"""Autoregressive shocks as Gaussian chains: their prior is tridiagonal, so thousands are solved in one sweep."""
+"""Autoregressive shocks of log demand: drawn, and read off autocovariances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import nnls
 
-_SCALE_FLOOR = 1e-3  # log units; below this a shock cannot be told from none
+DRIFT = 0.98  # persistence of slow drift: half of it is left after 34 periods
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Stationary AR(1) priors of some series.
+    """Stationary AR(1) laws of some series.
 
     Attributes:
         scale: Stationary standard deviation of log demand, shape `(series,)`.
@@ -20,42 +21,6 @@ class Chains:
 
     scale: np.ndarray
     persistence: np.ndarray
-
-    def precision(self, num_periods: int) -> tuple[np.ndarray, np.ndarray]:
-        """Main diagonal, shape `(series, periods)`, and off-diagonal, shape `(series,)`, of the prior precision."""
-        scale = np.maximum(self.scale, _SCALE_FLOOR)
-        inner = 1.0 / (scale**2 * (1.0 - self.persistence**2))
-        diagonal = np.repeat((inner * (1.0 + self.persistence**2))[:, None], num_periods, axis=1)
-        diagonal[:, 0] = diagonal[:, -1] = inner
-        if num_periods == 1:
-            diagonal[:, 0] = 1.0 / scale**2
-        return diagonal, -inner * self.persistence
-
-    def solve(self, weights: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Solves `(diag(weights) + prior precision) x = right` for every series (Thomas algorithm).
-
-        Args:
-            weights: Information of the data, shape `(series, periods)`, >= 0.
-            right: Right-hand sides, shape `(series, periods, columns)`.
-
-        Returns:
-            Solutions, shape of `right`.
-        """
-        num_periods = weights.shape[1]
-        diagonal, off = self.precision(num_periods)
-        diagonal = diagonal + weights
-        solution = right.copy()
-        upper = np.empty_like(diagonal)
-        pivot = diagonal[:, 0]
-        upper[:, 0] = off / pivot
-        solution[:, 0] /= pivot[:, None]
-        for t in range(1, num_periods):
-            pivot = diagonal[:, t] - off * upper[:, t - 1]
-            upper[:, t] = off / pivot
-            solution[:, t] = (right[:, t] - off[:, None] * solution[:, t - 1]) / pivot[:, None]
-        for t in range(num_periods - 2, -1, -1):
-            solution[:, t] -= upper[:, t, None] * solution[:, t + 1]
-        return solution
 
     def draw(self, normals: np.ndarray) -> np.ndarray:
         """Stationary paths from standard normal draws.
@@ -88,22 +53,52 @@ def fit_chain(autocovariance: np.ndarray, first_lag: int, design: np.ndarray) ->
     Returns:
         Scale (0 if no positive fit exists) and persistence.
     """
-    num_periods = len(design)
-    keep = np.eye(num_periods) - design @ np.linalg.pinv(design)
-    gaps = np.abs(np.subtract.outer(np.arange(num_periods), np.arange(num_periods)))
     lags = np.arange(first_lag, first_lag + len(autocovariance))
     # Near lags have the most pairs and decide what a simulated path looks like from one period to the next.
     importance = 1.0 / (1.0 + lags)
     best = (np.inf, 0.0, 0.0)
     for persistence in _PERSISTENCES:
-        seen = keep @ persistence**gaps @ keep
-        expected = np.array([np.mean(np.diagonal(seen, lag)) for lag in lags])
+        expected = _expect(persistence, lags, design)
         norm = np.sum(importance * expected**2)
         variance = max(0.0, float(np.sum(importance * expected * autocovariance) / max(norm, 1e-12)))
         loss = float(np.sum(importance * (autocovariance - variance * expected) ** 2))
         if loss < best[0]:
             best = (loss, variance, float(persistence))
     return float(np.sqrt(best[1])), best[2]
+
+
+def fit_chain_and_drift(autocovariance: np.ndarray, first_lag: int, design: np.ndarray) -> tuple[float, float, float]:
+    """A chain of free persistence beside a slow drift of persistence `DRIFT`, fitted as in `fit_chain`.
+
+    One chain fits either next week or next quarter: sales of real items remember both.
+
+    Args:
+        autocovariance: Of log demand, shape `(lags,)`.
+        first_lag: Lag of the first.
+        design: Regressors that were removed, shape `(periods, columns)`.
+
+    Returns:
+        Scale and persistence of the chain, scale of the drift.
+    """
+    lags = np.arange(first_lag, first_lag + len(autocovariance))
+    importance = 1.0 / np.sqrt(1.0 + lags)
+    slow = _expect(DRIFT, lags, design)
+    best = (np.inf, 0.0, 0.0, 0.0)
+    for persistence in _PERSISTENCES[_PERSISTENCES < 0.9]:
+        columns = np.stack([_expect(persistence, lags, design), slow], axis=1)
+        variances, loss = nnls(columns * importance[:, None], autocovariance * importance)
+        if loss < best[0]:
+            best = (loss, float(persistence), *np.sqrt(variances).tolist())
+    return best[2], best[1], best[3]
+
+
+def _expect(persistence: float, lags: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """Autocovariances of a chain of variance one, once the regressors are removed."""
+    num_periods = len(design)
+    keep = np.eye(num_periods) - design @ np.linalg.pinv(design)
+    gaps = np.abs(np.subtract.outer(np.arange(num_periods), np.arange(num_periods)))
+    seen = keep @ persistence**gaps @ keep
+    return np.array([np.mean(np.diagonal(seen, lag)) for lag in lags])
 
 
 _PERSISTENCES = np.r_[1e-6, np.arange(0.05, 0.9, 0.05), np.arange(0.9, 0.981, 0.02)]

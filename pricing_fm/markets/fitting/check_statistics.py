@@ -13,6 +13,7 @@ from pricing_fm.markets.fitting.noise import sum_pairs
 from pricing_fm.markets.fitting.price_process import CUT
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+_SHOWN = (0.05, 0.5, 0.95, 0.999)  # of the quantiles, in the table
 LAGS = (1, 2, 3, 4, 6, 8, 10, 13, 17, 21, 26)
 DEPTHS = (CUT, 0.1, 0.2, 0.3, 0.4, 0.6)  # borders of the bins of cut depth, share off the regular price
 _MINIMUM_ROWS = 12  # of an item whose own slope is reported
@@ -57,7 +58,7 @@ def build_context(design: Design, effects: Effects) -> CheckContext:
         design: The data.
         effects: The fitted effects.
     """
-    mean = compute_mean(effects.fixed_predictor(design) + 0.5 * effects.shock_variance(design)[:, None])
+    mean = compute_mean(effects.predictor(design))
     ratio = np.where(design.alive, -design.covariates[..., 1], 0.0)
     groups = design.stores if design.stores is not None else design.categories
     total, number = groups.sum(ratio)[groups.of_item], groups.sum(design.alive.astype(float))[groups.of_item]
@@ -106,7 +107,10 @@ def _of_category(context: CheckContext, sales: np.ndarray, rows: np.ndarray) -> 
     values = {
         "units: mean": float(np.nanmean(counts)),
         "units: periods without a sale": float((alive & ~(counts > 0)).sum() / alive.sum()),
-        **{f"units: {100 * level:g} % quantile": quantiles[QUANTILES.index(level)] for level in (0.05, 0.5, 0.95, 0.999)},
+        **{
+            f"units: {100 * level:g} % quantile": quantiles[QUANTILES.index(level)]
+            for level in (0.05, 0.5, 0.95, 0.999)
+        },
         "units: variance within items, log-log slope on mean": _slope(np.log(means), np.log(variances)),
         "units: median coefficient of variation": float(np.median(np.sqrt(variances) / means)),
         "residual: standard deviation": float(np.nanstd(centred[known])),

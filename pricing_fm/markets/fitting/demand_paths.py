@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pricing_fm.markets.fitting.chains import Chains
+from pricing_fm.markets.fitting.chains import DRIFT, Chains
 from pricing_fm.markets.fitting.likelihood import compute_mean
 from pricing_fm.markets.streams import DEMAND, SHOCK, Streams, build_streams
 
@@ -21,11 +21,21 @@ class ShockLayer:
         streams: One per group.
         of_item: Group of each item, shape `(items,)`.
         chains: Their law, one per group.
+        drift_scale: Standard deviation of their slow part, shape `(groups,)`.
     """
 
     streams: Streams
     of_item: np.ndarray
     chains: Chains
+    drift_scale: np.ndarray
+
+    def draw(self, num_periods: int) -> np.ndarray:
+        """Log shocks of the items; half their variance comes off, so that they leave mean demand where it is."""
+        slow = Chains(self.drift_scale, np.full(len(self.drift_scale), DRIFT))
+        paths = self.chains.draw(self.streams.normal(0, SHOCK, (num_periods,)))
+        paths = paths + slow.draw(self.streams.normal(1, SHOCK, (num_periods,)))
+        paths = paths - 0.5 * (self.chains.scale**2 + self.drift_scale**2)[:, None]
+        return paths[self.of_item]
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class DemandPaths:
     """One draw of a market, each of shape `(items, periods)`.
 
     Attributes:
-        shock: Sum of all log-demand shocks.
+        shock: Sum of all log-demand shocks, of mean one in demand (not zero in logs).
         mean: Mean demand given the shocks, in counts.
         demand: Demand in whole counts, whatever the stock.
     """
@@ -61,10 +71,10 @@ def open_streams(seed: int, labels: Sequence[str], replicate: int = 0) -> Stream
 def draw_demand(
     predictor: np.ndarray, layers: Sequence[ShockLayer], dispersion: np.ndarray, items: Streams
 ) -> DemandPaths:
-    """Adds shocks to the log mean and draws counts.
+    """Adds shocks around the log mean and draws counts.
 
     Args:
-        predictor: Log mean count without shocks, shape `(items, periods)`.
+        predictor: Log mean count over all shocks, shape `(items, periods)`.
         layers: Shocks to be added, the items' own among them.
         dispersion: Variance is mean + dispersion x mean**2, shape `(items,)`, > 0.
         items: Streams of the items.
@@ -74,7 +84,6 @@ def draw_demand(
     """
     shock = np.zeros_like(predictor)
     for layer in layers:
-        paths = layer.chains.draw(layer.streams.normal(0, SHOCK, (predictor.shape[1],)))
-        shock += paths[layer.of_item]
+        shock += layer.draw(predictor.shape[1])
     mean = compute_mean(predictor + shock)
     return DemandPaths(shock, mean, items.counts(0, DEMAND, mean, (1.0 / dispersion)[:, None]))

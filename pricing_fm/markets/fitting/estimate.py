@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pricing_fm.markets.fitting.design import Design, build_design, check_design
+from pricing_fm.markets.fitting.design import Design, Groups, build_design, check_design
 from pricing_fm.markets.fitting.effects import (
     Effects,
-    recentre,
+    Level,
     start_effects,
-    update_items,
-    update_layer,
-    update_market,
+    update_coefficients,
+    update_season,
     update_variances,
 )
 from pricing_fm.markets.fitting.likelihood import WorkingTerms, compute_working_terms, impute_censored
 from pricing_fm.markets.fitting.noise import update_noise
+from pricing_fm.markets.fitting.precision import ItemInformation, ShockLaw, compute_information
 from pricing_fm.markets.streams import DEMAND, build_streams
 from pricing_fm.panel import Panel
 
@@ -94,30 +94,50 @@ def estimate_market(
     for turn in range(settings.num_iterations):
         before = effects.means[:, 1].copy()
         linearise = _linearise_logs if turn < _LOG_ROUNDS else _linearise_counts
-        update_items(design, effects, linearise(design, effects))
-        for layer in effects.layers.values():
-            update_layer(design, effects, layer, linearise(design, effects))
-        update_market(design, effects, linearise(design, effects))
-        recentre(design, effects)
+        update_season(design, effects, linearise(design, effects))
+        terms = linearise(design, effects)
+        information = _inform(design, effects, terms)
+        update_coefficients(design, effects, information)
         if turn >= 1:
-            update_variances(design, effects)
+            update_variances(design, effects, information)
         if turn >= _LOG_ROUNDS:
             uniforms = streams.uniform(turn, DEMAND, (len(design.timestamps),))
-            counts = impute_censored(design.data, effects.predictor(design), effects.dispersion[:, None], uniforms)
-            update_noise(design, effects, counts)
+            spread = effects.total_dispersion(design)[:, None]
+            update_noise(design, effects, impute_censored(design.data, effects.predictor(design), spread, uniforms))
         change = float(np.abs(effects.means[:, 1] - before).max())
         if progress is not None:
             progress(turn + 1, settings.num_iterations)
     return Estimates(design, effects, change)
 
 
+def _inform(design: Design, effects: Effects, terms: WorkingTerms) -> ItemInformation:
+    items = len(design.item_ids)
+    of_category = design.categories.of_item
+    single = Groups(design.item_ids, np.arange(items), of_category)
+
+    def open_law(level: Level) -> ShockLaw:
+        drift = level.drift_scale[level.groups.category]
+        return ShockLaw(level.groups, np.expm1(level.scale**2), level.persistence, np.expm1(drift**2))
+
+    own, drift = (np.expm1(scale[of_category] ** 2) for scale in (effects.own_scale, effects.drift_scale))
+    return compute_information(
+        design,
+        terms,
+        np.expm1(effects.shock_variance(design)),
+        ShockLaw(single, own, effects.own_persistence, drift),
+        open_law(effects.market),
+        {name: open_law(layer) for name, layer in effects.layers.items()},
+    )
+
+
 def _linearise_counts(design: Design, effects: Effects) -> WorkingTerms:
-    return compute_working_terms(design.data, effects.predictor(design), effects.dispersion[:, None])
+    spread = effects.total_dispersion(design)[:, None]
+    return compute_working_terms(design.data, effects.predictor(design), spread)
 
 
 def _linearise_logs(design: Design, effects: Effects) -> WorkingTerms:
     """Normal errors of log counts: a start from which the Newton steps of the counts cannot run away."""
     known = design.data.observed
     counts = np.where(known, design.data.counts, 1.0) + 0.5
-    weight = np.where(known, 1.0 / (effects.dispersion[:, None] + 1.0 / counts), 0.0)
+    weight = np.where(known, 1.0 / (effects.total_dispersion(design)[:, None] + 1.0 / counts), 0.0)
     return WorkingTerms(weight * (np.log(counts) - effects.predictor(design)), weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import pandas as pd
 
 from pricing_fm import names
 from pricing_fm.errors import PanelError
-from pricing_fm.markets.fitting.category_fit import CategoryFit, summarise_category
-from pricing_fm.markets.fitting.chains import Chains
+from pricing_fm.markets.fitting.category_fit import CategoryFit, ShockFit, summarise_category
+from pricing_fm.markets.fitting.chains import DRIFT, Chains
 from pricing_fm.markets.fitting.demand_paths import DemandPaths, ShockLayer, draw_demand, open_streams
 from pricing_fm.markets.fitting.design import Calendar, Design, build_design, compute_covariates
 from pricing_fm.markets.fitting.estimate import Estimates
 from pricing_fm.markets.fitting.new_items import draw_new_items
 from pricing_fm.markets.fitting.simulated_tables import Simulated, build_tables
-from pricing_fm.markets.streams import START
+from pricing_fm.markets.streams import START, Streams
 from pricing_fm.panel import Frequency, Panel
 
 _MARKET = "market.json"
@@ -283,20 +284,22 @@ class FittedMarket:
 
     def _open_layers(self, table: pd.DataFrame, seed: int, replicate: int) -> list[ShockLayer]:
         category = table["category"].to_numpy()
-        own, market = [fit.own_shock for fit in self.categories], [fit.market_shock for fit in self.categories]
-        everything = np.arange(len(self.categories))
-        items = open_streams(seed, [f"item|{name}" for name in table["item_id"]], replicate)
-        by_market = open_streams(seed, [f"market|{fit.name}" for fit in self.categories], replicate)
+        everything, every_item = np.arange(len(self.categories)), np.arange(len(table))
+
+        def opened(name: str, labels: Sequence[str]) -> Streams:
+            return open_streams(seed, [f"{name}|{label}" for label in labels], replicate)
+
+        markets = [fit.market_shock for fit in self.categories]
+        own = [fit.own_shock for fit in self.categories]
         layers = [
-            ShockLayer(by_market, category, _open_chains(market, everything, None)),
-            ShockLayer(items, np.arange(len(table)), _open_chains(own, category, None)),
+            _open_layer(opened("market", [fit.name for fit in self.categories]), category, markets, everything, None),
+            _open_layer(opened("item", table["item_id"]), every_item, own, category, None),
         ]
         for name, groups in (("product", self.products), ("store", self.stores)):
             if len(groups):
                 fits = [fit.product_shock if name == "product" else fit.store_shock for fit in self.categories]
-                streams = open_streams(seed, [f"{name}|{label}" for label in groups["name"]], replicate)
-                chains = _open_chains(fits, groups["category"].to_numpy(), groups["shock_scale"].to_numpy())
-                layers.append(ShockLayer(streams, table[name].to_numpy(), chains))
+                scale, of_group = groups["shock_scale"].to_numpy(), groups["category"].to_numpy()
+                layers.append(_open_layer(opened(name, groups["name"]), table[name].to_numpy(), fits, of_group, scale))
         return layers
 
 
@@ -325,9 +328,13 @@ def _tabulate_items(estimates: Estimates) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _open_chains(fits: list[Any], category: np.ndarray, scale: np.ndarray | None) -> Chains:
-    typical = np.array([fit.scale for fit in fits])[category]
-    return Chains(typical if scale is None else scale, np.array([fit.persistence for fit in fits])[category])
+def _open_layer(
+    streams: Streams, of_item: np.ndarray, fits: Sequence[ShockFit], category: np.ndarray, scale: np.ndarray | None
+) -> ShockLayer:
+    typical, persistence, drift = (
+        np.array(values)[category] for values in zip(*((fit.scale, fit.persistence, fit.drift_scale) for fit in fits))
+    )
+    return ShockLayer(streams, of_item, Chains(typical if scale is None else scale, persistence), drift)
 
 
 def _summarise(fit: CategoryFit, calendar: Calendar, promotions: tuple[str, ...]) -> dict[str, float]:
@@ -339,8 +346,8 @@ def _summarise(fit: CategoryFit, calendar: Calendar, promotions: tuple[str, ...]
         fit.season[1 : 1 + 2 * calendar.harmonics]
     )
     shocks = (fit.market_shock, fit.product_shock, fit.store_shock, fit.own_shock)
-    variance = sum(shock.scale**2 for shock in shocks)
-    memory = sum(shock.scale**2 * shock.persistence for shock in shocks)
+    variance = sum(shock.variance for shock in shocks)
+    memory = sum(shock.scale**2 * shock.persistence + shock.drift_scale**2 * DRIFT for shock in shocks)
     settings = {
         "elasticity_mean": fit.means[1],
         "elasticity_deviation": float(deviations[1]),

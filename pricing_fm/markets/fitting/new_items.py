@@ -27,7 +27,7 @@ class NewItems:
         reference_prices: Currency per unit, shape `(items,)`.
         count_sizes: Units of one count, shape `(items,)`.
         paths: Prices and promotions.
-        layers: Shocks, the items' own last.
+        layers: Shocks of the market, products, stores and items.
         streams: Streams of the items.
     """
 
@@ -95,4 +95,5 @@ def draw_new_items(fit: CategoryFit, num_periods: int, seed: int, replicate: int
 
 def _open_layer(fit: ShockFit, streams: Streams, of_item: np.ndarray) -> ShockLayer:
     scale = fit.scale * np.exp(fit.scale_deviation * streams.normal(7, START, (1,))[:, 0])
-    return ShockLayer(streams, of_item, Chains(scale, np.full(len(scale), fit.persistence)))
+    chains = Chains(scale, np.full(len(scale), fit.persistence))
+    return ShockLayer(streams, of_item, chains, np.full(len(scale), fit.drift_scale))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from pricing_fm.markets.fitting.chains import fit_chain
+from pricing_fm.markets.fitting.chains import fit_chain, fit_chain_and_drift
 from pricing_fm.markets.fitting.design import Design, Groups
 from pricing_fm.markets.fitting.effects import Effects
 from pricing_fm.markets.fitting.likelihood import compute_mean, compute_zero_probability
 
-_LAGS = 7  # 0 to 6: what follows is mostly season
+_LAGS = 7  # 0 to 6: of a chain alone; what a whole category does later is mostly season
+_ALL_LAGS = 27  # of a chain and a drift together
+_DRIFT_PERIODS = 3 * _ALL_LAGS  # in a shorter log a drift cannot be told from the level
 _DISPERSION_BOUNDS = (1e-4, 5.0)
 
 
@@ -49,9 +51,8 @@ def compute_residuals(
         unknown), each of shape `(items, periods)`.
     """
     known = np.isfinite(counts)
-    total = effects.shock_variance(design)
-    mean = compute_mean(effects.fixed_predictor(design) + 0.5 * total[:, None])
-    excess = effects.dispersion[:, None] + np.expm1(total)[:, None]
+    mean = compute_mean(effects.predictor(design))
+    excess = effects.total_dispersion(design)[:, None]
     zero = np.zeros_like(mean)
     if design.data.zeros_unlisted:
         zero = compute_zero_probability(mean, excess)
@@ -73,22 +74,30 @@ def _update_category(
     identity = np.arange(len(rows))
     own = sum_pairs(weighted, weight, identity)
     everything = sum_pairs(weighted, weight, np.zeros(len(rows), dtype=np.int64))
-    inside = {
-        name: sum_pairs(weighted, weight, _local(layer.groups, rows)) for name, layer in effects.layers.items()
-    }
+    inside = {name: sum_pairs(weighted, weight, _local(layer.groups, rows)) for name, layer in effects.layers.items()}
     # Other product and other store: all pairs, less those that share either, with the item itself taken off twice.
     far = everything - sum(inside.values()) + (len(inside) - 1) * own
-    shared = _log_covariance(far) if len(rows) > 1 else np.zeros(_LAGS)
-    effects.market.scale[category], effects.market.persistence[category] = fit_chain(shared, 0, regressors)
+    shared = _log_covariance(far) if len(rows) > 1 else np.zeros(_ALL_LAGS)
+    market = fit_chain(shared[:_LAGS], 0, regressors)
+    effects.market.scale[category], effects.market.persistence[category] = market
     below = shared
     for name, layer in effects.layers.items():
         extra = _log_covariance(inside[name] - own) - shared
-        scale, layer.persistence[category] = fit_chain(extra, 0, ones)
+        scale, layer.persistence[category], layer.drift_scale[category] = _fit(extra, 0, ones)
         members = np.flatnonzero(layer.groups.category == category)
-        layer.scale[members] = _spread_scale(scale, weighted, weight, _local(layer.groups, rows), shared[0])
+        held = shared[0] + layer.drift_scale[category] ** 2
+        layer.scale[members] = _spread_scale(scale, weighted, weight, _local(layer.groups, rows), held)
         below = below + extra
     rest = (_log_covariance(own) - below)[1:]
-    effects.own_scale[category], effects.own_persistence[category] = fit_chain(rest, 1, ones)
+    found = _fit(rest, 1, ones)
+    effects.own_scale[category], effects.own_persistence[category], effects.drift_scale[category] = found
+
+
+def _fit(autocovariance: np.ndarray, first_lag: int, design: np.ndarray) -> tuple[float, float, float]:
+    """Scale and persistence of a chain and scale of a drift; no drift in logs too short to show one."""
+    if len(design) < _DRIFT_PERIODS:
+        return (*fit_chain(autocovariance[: _LAGS - first_lag], first_lag, design), 0.0)
+    return fit_chain_and_drift(autocovariance, first_lag, design)
 
 
 def _spread_scale(
@@ -124,8 +133,8 @@ def sum_pairs(weighted: np.ndarray, weight: np.ndarray, group: np.ndarray) -> np
     totals = np.zeros((2, size, weighted.shape[1]))
     np.add.at(totals[0], group, weighted)
     np.add.at(totals[1], group, weight)
-    lags = min(_LAGS, weighted.shape[1])
-    sums = np.zeros((2, _LAGS))
+    lags = min(_ALL_LAGS, weighted.shape[1])
+    sums = np.zeros((2, _ALL_LAGS))
     for lag in range(lags):
         sums[:, lag] = (totals[:, :, lag:] * totals[:, :, : totals.shape[2] - lag]).sum(axis=(1, 2))
     return sums

@@ -110,9 +110,7 @@ def _compute_real_prices(design: Design) -> dict[str, np.ndarray]:
     return {name: np.array([part[name] for part in parts]) for name in parts[0]}
 
 
-def _compute_simulated_prices(
-    market: FittedMarket, design: Design, seed: int, replicate: int
-) -> dict[str, np.ndarray]:
+def _compute_simulated_prices(market: FittedMarket, design: Design, seed: int, replicate: int) -> dict[str, np.ndarray]:
     parts = []
     for fit in market.categories:
         items = draw_new_items(fit, len(design.timestamps), seed, replicate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from pricing_fm.markets.fitting.design import Design
 from pricing_fm.markets.streams import DECISION, LIST_PRICE, PROMOTION, START, Streams
@@ -44,15 +45,17 @@ class PriceProcess:
 
     Attributes:
         cut_share_mean, cut_share_deviation: Share of periods in which a product is cut: mean and deviation between
-            products (a beta distribution).
+            products (normal, clipped).
         stop_probability: Chance that a cut ends with the period.
-        follow_probability: Chance that a store is cut while its product is.
-        stray_probability: Chance that a store is cut while its product is not.
-        stray_persistence: Chance that a store keeps straying as it did.
+        participation_cut, participation_calm: Share of stores that are cut while their product is, and while it is
+            not, at 20 levels from 2.5 to 97.5 %: zones decide for themselves.
+        participation_persistence: Chance that this share stays as it is.
+        rank_persistence: Chance that a store stays as eager to cut as it was.
         depth_quantiles: Log of regular over cut price at 20 levels from 2.5 to 97.5 %.
         depth_persistence: Chance that a running cut keeps its price.
         noise_share, noise_deviation: Share of regular periods whose price is off the regular one, and by how much
             (log): paid prices are averages.
+        noise_persistence: Chance that such a price stays as it is.
         regular_change_probability: Chance that the regular price moves, per period.
         regular_deviation: Deviation of the log regular price around the item's reference.
         promotions: What is promoted, given the cut.
@@ -61,13 +64,15 @@ class PriceProcess:
     cut_share_mean: float
     cut_share_deviation: float
     stop_probability: float
-    follow_probability: float
-    stray_probability: float
-    stray_persistence: float
+    participation_cut: tuple[float, ...]
+    participation_calm: tuple[float, ...]
+    participation_persistence: float
+    rank_persistence: float
     depth_quantiles: tuple[float, ...]
     depth_persistence: float
     noise_share: float
     noise_deviation: float
+    noise_persistence: float
     regular_change_probability: float
     regular_deviation: float
     promotions: PromotionProcess
@@ -107,27 +112,28 @@ def fit_price_process(design: Design, category: int) -> PriceProcess:
     seen, cuts = _sum_by(product, known), _sum_by(product, cut)
     state = np.where(seen > 0, 2 * cuts > seen, False)
     both = (seen[:, 1:] > 0) & (seen[:, :-1] > 0)
-    running, chain = both & state[:, :-1], state[product]
+    running = both & state[:, :-1]
+    part = np.divide(cuts, seen, out=np.full(seen.shape, np.nan), where=seen > 0)
     share = np.array([state[p][seen[p] > 0].mean() for p in range(len(state)) if (seen[p] > 0).any()])
     mean = float(np.clip(share.mean(), 1e-3, 0.95))
-    follow, stray = _rate(cut, known & chain), _rate(cut, known & ~chain)
     depth = np.where(cut, discount, np.nan)
     calm = known & ~cut
     off = calm & (np.abs(discount) > _SAME)
+    steady = np.abs(np.diff(np.where(known, np.log(design.prices[rows]), np.nan), axis=1)) < _SAME
     regular = np.where(known, np.log(design.regular_prices[rows] / design.reference_prices[rows, None]), np.nan)
     return PriceProcess(
         cut_share_mean=mean,
         cut_share_deviation=float(min(share.std(), 0.95 * np.sqrt(mean * (1.0 - mean)))),
         stop_probability=float(np.clip(_rate(~state[:, 1:], running), 0.02, 1.0)),
-        follow_probability=follow,
-        stray_probability=stray,
-        stray_persistence=_excess_agreement(cut != chain, known, np.where(chain, 1.0 - follow, stray)),
-        depth_quantiles=tuple(np.nanquantile(depth, _GRID).tolist()) if cut.any() else (0.0,) * len(_GRID),
-        depth_persistence=_rate(
-            np.abs(np.diff(discount, axis=1)) < _SAME, cut[:, 1:] & cut[:, :-1] & np.isfinite(discount[:, :-1])
-        ),
+        participation_cut=_quantiles(part[(seen > 0) & state], 1.0),
+        participation_calm=_quantiles(part[(seen > 0) & ~state], 0.0),
+        participation_persistence=_autocorrelation(part, state),
+        rank_persistence=_compute_rank_persistence(cut, known, part[product]),
+        depth_quantiles=_quantiles(depth[cut], 0.0),
+        depth_persistence=_rate(steady, cut[:, 1:] & cut[:, :-1]),
         noise_share=_rate(off, calm),
         noise_deviation=float(np.sqrt(np.mean(discount[off] ** 2))) if off.any() else 0.0,
+        noise_persistence=_rate(steady, off[:, 1:] & off[:, :-1]),
         regular_change_probability=_rate(np.abs(np.diff(regular, axis=1)) > _SAME, known[:, 1:] & known[:, :-1]),
         regular_deviation=float(np.sqrt(np.nanmean(np.nanvar(regular[known.any(axis=1)], axis=1)))),
         promotions=_fit_promotions(design, rows, known, cut, depth, product),
@@ -190,9 +196,9 @@ def simulate_prices(
     fresh = process.regular_deviation * products.normal(1, LIST_PRICE, (num_periods,))
     last = np.maximum.accumulate(np.where(moves, np.arange(num_periods), 0), axis=1)
     regular = np.exp(np.take_along_axis(fresh, last, axis=1))[of_product]
-    noisy = items.uniform(3, DECISION, (num_periods,)) < process.noise_share
-    noise = np.where(noisy, process.noise_deviation * items.normal(4, DECISION, (num_periods,)), 0.0)
-    noise = np.maximum(noise, -0.9 * CUT)  # lower would be a cut
+    off = _hold(items.uniform(3, DECISION, (2, num_periods)), process.noise_persistence)
+    size = process.noise_deviation * ndtri(np.clip(off / max(process.noise_share, 1e-9), 1e-6, 1.0 - 1e-6))
+    noise = np.where(off < process.noise_share, np.maximum(size, -0.9 * CUT), 0.0)  # lower would be a cut
     price = regular * np.exp(np.where(cut, -depth, noise))
     level = np.where(cut, np.where(held[of_product] > 0.5, 2, 1), 0)
     return PricePaths(regular, price, _simulate_promotions(process.promotions, level, of_product, products, items))
@@ -214,7 +220,6 @@ def _simulate_promotions(
 def _simulate_cuts(
     process: PriceProcess, num_periods: int, of_product: np.ndarray, products: Streams, items: Streams
 ) -> np.ndarray:
-    # A gamma draw of each beta component would need two streams; a clipped normal has the same two moments but for its ends.
     share = process.cut_share_mean + process.cut_share_deviation * products.normal(0, START, (1,))[:, 0]
     share = np.clip(share, 0.005, 0.9)
     start = np.clip(process.stop_probability * share / (1.0 - share), 0.0, 1.0)
@@ -224,9 +229,10 @@ def _simulate_cuts(
     for t in range(1, num_periods):
         stays = uniforms[:, t] >= process.stop_probability
         state[:, t] = np.where(state[:, t - 1], stays, uniforms[:, t] < start)
-    straying = _hold(items.uniform(1, DECISION, (2, num_periods)), process.stray_persistence)
-    chain = state[of_product]
-    return np.where(chain, straying < process.follow_probability, straying > 1.0 - process.stray_probability)
+    eager = _hold(products.uniform(1, DECISION, (2, num_periods)), process.participation_persistence)
+    calm, busy = (np.interp(eager, _GRID, grid) for grid in (process.participation_calm, process.participation_cut))
+    part = np.where(state, busy, calm)[of_product]
+    return _hold(items.uniform(1, DECISION, (2, num_periods)), process.rank_persistence) < part
 
 
 def _hold(uniforms: np.ndarray, persistence: float) -> np.ndarray:
@@ -255,7 +261,29 @@ def _beyond_chance(equal: np.ndarray, where: np.ndarray, chance: np.ndarray) -> 
     return float(np.clip((agreement - luck) / max(1.0 - luck, 1e-9), 0.0, 0.99))
 
 
-def _excess_agreement(event: np.ndarray, known: np.ndarray, probability: np.ndarray) -> float:
-    where = known[:, 1:] & known[:, :-1] & (probability[:, 1:] == probability[:, :-1])
-    luck = probability**2 + (1.0 - probability) ** 2
-    return _beyond_chance(event[:, 1:] == event[:, :-1], where, luck[:, 1:])
+def _quantiles(values: np.ndarray, default: float) -> tuple[float, ...]:
+    return tuple(np.quantile(values, _GRID).tolist()) if len(values) else (default,) * len(_GRID)
+
+
+def _autocorrelation(part: np.ndarray, state: np.ndarray) -> float:
+    """Of the share of stores that are cut, while their product's state lasts."""
+    away = np.full(part.shape, np.nan)
+    for which in (False, True):
+        inside = (state == which) & np.isfinite(part)
+        away[inside] = part[inside] - part[inside].mean()
+    both = (state[:, 1:] == state[:, :-1]) & np.isfinite(away[:, 1:] * away[:, :-1])
+    if not both.any():
+        return 0.0
+    variance = float(np.nanmean(away**2))
+    joint = float((away[:, 1:] * away[:, :-1])[both].mean())
+    return float(np.clip(joint / max(variance, 1e-12), 0.0, 0.99))
+
+
+def _compute_rank_persistence(cut: np.ndarray, known: np.ndarray, part: np.ndarray) -> float:
+    """How far stores' decisions agree from one period to the next, between fresh and unchanged eagerness."""
+    where = known[:, 1:] & known[:, :-1]
+    now, before = part[:, 1:][where], part[:, :-1][where]
+    luck = float((now * before + (1.0 - now) * (1.0 - before)).mean())
+    most = float((1.0 - np.abs(now - before)).mean())
+    agreement = float((cut[:, 1:] == cut[:, :-1])[where].mean())
+    return float(np.clip((agreement - luck) / max(most - luck, 1e-9), 0.0, 0.99))
