@@ -102,7 +102,9 @@ class CategoryFit:
         Args:
             content: What `to_dict` returned.
         """
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
         for layer in ("market_shock", "product_shock", "store_shock", "own_shock"):
             values[layer] = ShockFit(**content[layer])
         prices = dict(content["prices"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pricing_fm.markets.fitting.check_statistics import DEPTHS, LAGS, QUANTILES
 from pricing_fm.markets.fitting.design import Design
@@ -83,7 +87,16 @@ def _draw_spread(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) 
     ends[0] = max(ends[0], float(np.nanmin(10.0 ** real[:, 0])))
     axes.plot(ends, ends, ":", color="0.5", lw=1)
     axes.annotate("Poisson", (ends[1], ends[1]), color="0.4", ha="right", va="bottom", fontsize=8)
-    axes.set(xscale="log", yscale="log", title="Variance within an item by its mean", xlabel="mean units", ylabel="variance")
+    axes.set(xscale="log", yscale="log", title="Variance within an item by its mean")
+    axes.set(xlabel="mean units of ten groups of items", ylabel="variance")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(_pick_ticks(*axes.get_xlim()))
+
+
+def _pick_ticks(low: float, high: float) -> list[float]:
+    ticks = [digit * 10.0**power for power in range(-3, 8) for digit in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _draw_memory(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) -> None:
@@ -101,12 +114,14 @@ def _draw_weekly(panels: list[Axes], checks: PredictiveChecks, design: Design) -
     for axes, category in zip(panels, sorted(largest)):
         label, ink = design.categories.names[category], _ink(int(category))
         scale = 1.0 / float(np.mean(real[category]))
-        axes.fill_between(design.timestamps, lower[category] * scale, upper[category] * scale, color=ink, alpha=0.25, lw=0)
+        axes.fill_between(
+            design.timestamps, lower[category] * scale, upper[category] * scale, color=ink, alpha=0.25, lw=0
+        )
         axes.plot(design.timestamps, middle[category] * scale, color=ink, lw=0.8, alpha=0.8)
         axes.plot(design.timestamps, real[category] * scale, color="black", lw=1.0)
         inside = checks.real.values["category: periods whose sales lie in the 90 % band"][category]
         axes.set(title=f"{label.capitalize()}: all sales ({100 * inside:.0f} % inside)", ylabel="share of the average")
-        axes.tick_params(axis="x", rotation=30)
+        _format_dates(axes)
     if len(largest) < _MOST_CATEGORIES:
         _draw_gap(panels[len(largest)], checks, design)
         for axes in panels[len(largest) + 1 :]:
@@ -120,20 +135,27 @@ def _draw_gap(axes: Axes, checks: PredictiveChecks, design: Design) -> None:
     axes.fill_between(design.timestamps, gap[1], gap[2], color=_ink(0), alpha=0.25, lw=0)
     axes.plot(design.timestamps, gap[0], color="black", lw=1.0)
     axes.axhline(0.0, color="0.6", lw=0.8)
-    axes.tick_params(axis="x", rotation=30)
+    _format_dates(axes)
     axes.set(title="All sales: log of real over middle replicate", ylabel="log ratio")
+
+
+def _format_dates(axes: Axes) -> None:
+    locator = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _draw_common(axes: Axes, checks: PredictiveChecks) -> None:
     rows = checks.table[checks.table["check"].str.startswith("common:")]
     _draw_intervals(axes, rows, [name.rsplit(" ", 1)[1] for name in rows["check"]])
-    axes.set(title="Shocks shared in a period, by what items share", ylabel="correlation of residuals")
+    axes.set(title="Shocks shared in a period by items of one ...", ylabel="correlation of residuals")
 
 
 def _draw_slopes(axes: Axes, checks: PredictiveChecks) -> None:
     real = checks.real.curves["slopes"]
     drawn = np.concatenate([replicate.curves["slopes"] for replicate in checks.replicates])
-    edges = np.linspace(*np.quantile(np.r_[real, drawn], (0.005, 0.995)), 41)
+    low, high = np.quantile(np.r_[real, drawn], (0.005, 0.995))
+    edges = np.linspace(float(low), float(high), 41)
     axes.hist(drawn, edges, density=True, color=_INKS[4], alpha=0.5, label="simulated")
     axes.hist(real, edges, density=True, histtype="step", color="black", lw=1.4, label="log")
     axes.axvline(0.0, color="0.6", lw=0.8)
@@ -143,8 +165,8 @@ def _draw_slopes(axes: Axes, checks: PredictiveChecks) -> None:
 
 def _draw_depth(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) -> None:
     real, lower, _, upper = checks.curve("depth")
-    names = ["regular"] + [f"{100 * low:.0f}-{100 * high:.0f} %" for low, high in zip(DEPTHS, DEPTHS[1:])]
-    names[-1] = f"over {100 * DEPTHS[-2]:.0f} %"
+    names = ["regular"] + [f"{100 * low:.0f}-{100 * high:.0f}" for low, high in pairwise(DEPTHS)]
+    names[-1] = f"over {100 * DEPTHS[-2]:.0f}"
     place = np.arange(len(names))
     for category in range(len(labels)):
         shift = 0.16 * (category - (len(labels) - 1) / 2)
@@ -152,7 +174,9 @@ def _draw_depth(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) -
         axes.plot(place + shift, real[category], "o", ms=4, color=_ink(category))
     axes.axhline(0.0, color="0.6", lw=0.8)
     axes.set_xticks(place, names)
-    axes.set(title="Left over by depth of the cut (0 = explained)", xlabel="share off the regular price", ylabel="log residual")
+    axes.set(
+        title="Left over by depth of the cut (0 = explained)", xlabel="% off the regular price", ylabel="log residual"
+    )
 
 
 def _draw_pairs(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) -> None:
@@ -164,10 +188,11 @@ def _draw_pairs(axes: Axes, checks: PredictiveChecks, labels: tuple[str, ...]) -
         axes.errorbar(part["real"], part["replicated"], errors, fmt="o", ms=4, lw=1, color=_ink(category), alpha=0.8)
     ends = (0.0, 1.05 * float(rows[["real", "upper"]].max().max()))
     axes.plot(ends, ends, ":", color="0.5")
-    axes.set(title="Lift of promotions; shares and depths of cuts", xlabel="in the log", ylabel="simulated", xlim=ends, ylim=ends)
+    axes.set(title="Promotion lifts; shares and depths of cuts", xlabel="in the log", ylabel="simulated")
+    axes.set(xlim=ends, ylim=ends)
 
 
-def _draw_intervals(axes: Axes, rows, names: list[str]) -> None:
+def _draw_intervals(axes: Axes, rows: pd.DataFrame, names: list[str]) -> None:
     place = np.arange(len(rows))
     axes.vlines(place, rows["lower"], rows["upper"], color=_INKS[0], alpha=0.3, lw=8)
     axes.plot(place, rows["real"], "o", color="black", ms=5)
@@ -192,7 +217,8 @@ def _draw_verdicts(axes: Axes, checks: PredictiveChecks) -> None:
         tick.set_fontweight("bold" if verdict == MISFIT else "normal")
     axes.set_ylim(-1, len(outside))
     axes.set_xlim(-_WIDEST - 0.4, _WIDEST + 0.4)
-    axes.set(
-        title="Outside the band: log less simulated, in tolerances\n(bold red: does not fit; yellow: off by less than the tolerance)",
-        xlabel="too high in simulation          too low in simulation",
+    axes.set_title(
+        "Outside the band: log less simulated, in tolerances\n(bold red: does not fit; yellow: within its tolerance)",
+        loc="right",
     )
+    axes.set_xlabel("simulated too high          simulated too low")

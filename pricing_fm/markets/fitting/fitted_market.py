@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,7 +286,7 @@ class FittedMarket:
         category = table["category"].to_numpy()
         everything, every_item = np.arange(len(self.categories)), np.arange(len(table))
 
-        def opened(name: str, labels: Sequence[str]) -> Streams:
+        def opened(name: str, labels: Iterable[str]) -> Streams:
             return open_streams(seed, [f"{name}|{label}" for label in labels], replicate)
 
         markets = [fit.market_shock for fit in self.categories]
