@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> PredictiveChecks:
         terms.license,
         terms.study_only,
         terms.unit_value_prices,
-        f"python recipes/fit_market.py --config {output.name}/recipe.yaml",
+        "python recipes/fit_market.py --config recipe.yaml",
     )
     card = render_market_card(market, estimates, checks, facts, simulated)
     (output / "README.md").write_text(card, encoding="utf-8")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+_SHORTEST = 0.2
 DRIFT = 0.98  # persistence of slow drift: half of it is left after 34 periods
 
 
@@ -57,7 +58,7 @@ def fit_chain(autocovariance: np.ndarray, first_lag: int, design: np.ndarray) ->
     # Near lags have the most pairs and decide what a simulated path looks like from one period to the next.
     importance = 1.0 / (1.0 + lags)
     best = (np.inf, 0.0, 0.0)
-    for persistence in _PERSISTENCES:
+    for persistence in _list_persistences(first_lag):
         expected = _expect(persistence, lags, design)
         norm = np.sum(importance * expected**2)
         variance = max(0.0, float(np.sum(importance * expected * autocovariance) / max(norm, 1e-12)))
@@ -84,7 +85,7 @@ def fit_chain_and_drift(autocovariance: np.ndarray, first_lag: int, design: np.n
     importance = 1.0 / np.sqrt(1.0 + lags)
     slow = _expect(DRIFT, lags, design)
     best = (np.inf, 0.0, 0.0, 0.0)
-    for persistence in _PERSISTENCES[_PERSISTENCES < 0.9]:
+    for persistence in _list_persistences(first_lag, below=0.9):
         columns = np.stack([_expect(persistence, lags, design), slow], axis=1)
         variances, loss = nnls(columns * importance[:, None], autocovariance * importance)
         if loss < best[0]:
@@ -101,4 +102,7 @@ def _expect(persistence: float, lags: np.ndarray, design: np.ndarray) -> np.ndar
     return np.array([np.mean(np.diagonal(seen, lag)) for lag in lags])
 
 
-_PERSISTENCES = np.r_[1e-6, np.arange(0.05, 0.9, 0.05), np.arange(0.9, 0.981, 0.02)]
+def _list_persistences(first_lag: int, below: float = 0.99) -> np.ndarray:
+    """Values tried. Without lag 0 a memory this short cannot be told from the noise of the counts."""
+    values = np.r_[1e-6, np.arange(0.05, 0.9, 0.05), np.arange(0.9, 0.981, 0.02)]
+    return values[(values < below) & ((values >= _SHORTEST) | (first_lag == 0))]

@@ -155,7 +155,7 @@ def _draw_slopes(axes: Axes, checks: PredictiveChecks) -> None:
     real = checks.real.curves["slopes"]
     drawn = np.concatenate([replicate.curves["slopes"] for replicate in checks.replicates])
     low, high = np.quantile(np.r_[real, drawn], (0.005, 0.995))
-    edges = np.linspace(float(low), float(high), 41)
+    edges = np.linspace(float(low), float(high), 41).tolist()
     axes.hist(drawn, edges, density=True, color=_INKS[4], alpha=0.5, label="simulated")
     axes.hist(real, edges, density=True, histtype="step", color="black", lw=1.4, label="log")
     axes.axvline(0.0, color="0.6", lw=0.8)

@@ -17,6 +17,7 @@ from pricing_fm.markets.fitting.category_fit import CategoryFit, ShockFit, summa
 from pricing_fm.markets.fitting.chains import DRIFT, Chains
 from pricing_fm.markets.fitting.demand_paths import DemandPaths, ShockLayer, draw_demand, open_streams
 from pricing_fm.markets.fitting.design import Calendar, Design, build_design, compute_covariates
+from pricing_fm.markets.fitting.effects import Level
 from pricing_fm.markets.fitting.estimate import Estimates
 from pricing_fm.markets.fitting.new_items import draw_new_items
 from pricing_fm.markets.fitting.simulated_tables import Simulated, build_tables
@@ -39,9 +40,10 @@ class FittedMarket:
         promotions: Promotion channels, in the order of the coefficients.
         zeros_unlisted: True if the source lists only what was sold; simulated panels then hide zeros as well.
         categories: One summary per category.
-        items: One row per fitted item: ids, reference price, coefficients, their covariance (rows of a Cholesky
-            factor), dispersion.
-        products, stores: One row per group: deviations of the coefficients and scale of its shocks.
+        items: One row per fitted item: ids, reference price, dispersion, coefficients with standard errors, and their
+            covariance around the groups' (rows of a Cholesky factor).
+        products, stores: One row per group: deviations of the coefficients, the errors its items share, and the scale
+            of its shocks.
     """
 
     name: str
@@ -67,12 +69,7 @@ class FittedMarket:
         tables = {}
         for name in ("product", "store"):
             layer = effects.layers.get(name)
-            columns = ["name", "category", "shock_scale", *_coefficient_names(design.promotions)]
-            rows = [] if layer is None else zip(layer.groups.names, layer.groups.category, layer.scale)
-            table = pd.DataFrame([[*row, *np.zeros(len(columns) - 3)] for row in rows], columns=columns)
-            if layer is not None:
-                table[columns[3:]] = layer.deviations
-            tables[name] = table
+            tables[name] = _tabulate_layer(layer, _coefficient_names(design.promotions))
         return FittedMarket(
             name=panel.name,
             fingerprint=panel.fingerprint(),
@@ -143,15 +140,34 @@ class FittedMarket:
         )
 
     def draw_coefficients(self, item_ids: tuple[str, ...], seed: int, replicate: int = 0) -> np.ndarray:
-        """Coefficients of fitted items from their posterior (normal), shape `(items, coefficients)`."""
+        """Draws coefficients of fitted items from their posterior (normal).
+
+        Args:
+            item_ids: Fitted items.
+            seed: Seed, >= 0.
+            replicate: Which repetition, >= 0.
+
+        Returns:
+            Shape `(items, coefficients)`.
+
+        Raises:
+            PanelError: If an item was not fitted.
+        """
         table = self.items.iloc[self._find(item_ids)]
         size = 2 + len(self.promotions)
         factors = np.zeros((len(table), size, size))
         lower = np.tril_indices(size)
         factors[:, lower[0], lower[1]] = table[[f"factor_{place}" for place in range(len(lower[0]))]].to_numpy()
         normals = open_streams(seed, [f"item|{name}" for name in item_ids], replicate).normal(0, START, (size,))
-        modes = table[_coefficient_names(self.promotions)].to_numpy()
-        return modes + np.einsum("ikl,il->ik", factors, normals)
+        coefficients = _coefficient_names(self.promotions)
+        drawn = table[coefficients].to_numpy() + np.einsum("ikl,il->ik", factors, normals)
+        for layer, groups in (("product", self.products), ("store", self.stores)):
+            if len(groups):
+                # What all items of a group are off by is drawn once for the group.
+                streams = open_streams(seed, [f"{layer}|{label}" for label in groups["name"]], replicate)
+                errors = groups[[f"{name}_error" for name in coefficients]].to_numpy()
+                drawn = drawn + (errors * streams.normal(0, START, (size,)))[table[layer].to_numpy()]
+        return drawn
 
     def save(self, folder: str | Path) -> None:
         """Writes `market.json` and the tables `items`, `products`, `stores` as Parquet.
@@ -307,6 +323,16 @@ def _coefficient_names(promotions: tuple[str, ...]) -> list[str]:
     return ["level", "elasticity", *(f"promotion_{name}" for name in promotions)]
 
 
+def _tabulate_layer(layer: Level | None, coefficients: list[str]) -> pd.DataFrame:
+    columns = ["name", "category", "shock_scale", *coefficients, *(f"{name}_error" for name in coefficients)]
+    if layer is None:
+        return pd.DataFrame(columns=columns)
+    table: dict[str, Any] = {"name": list(layer.groups.names), "category": layer.groups.category}
+    table["shock_scale"] = layer.scale
+    values = np.concatenate([layer.deviations, np.sqrt(layer.posterior)], axis=1)
+    return pd.DataFrame(table | {name: values[:, place] for place, name in enumerate(columns[3:])})
+
+
 def _tabulate_items(estimates: Estimates) -> pd.DataFrame:
     design, effects = estimates.design, estimates.effects
     table: dict[str, Any] = {
@@ -319,9 +345,10 @@ def _tabulate_items(estimates: Estimates) -> pd.DataFrame:
         "dispersion": effects.dispersion,
         "observed_periods": design.data.observed.sum(axis=1),
     }
+    errors = effects.item_errors(design)
     for place, name in enumerate(_coefficient_names(design.promotions)):
         table[name] = effects.coefficients[:, place]
-        table[f"{name}_error"] = np.sqrt(effects.covariances[:, place, place])
+        table[f"{name}_error"] = errors[:, place]
     lower = np.tril_indices(effects.means.shape[1])
     factors = np.linalg.cholesky(effects.covariances)
     table |= {f"factor_{place}": factors[:, i, j] for place, (i, j) in enumerate(zip(*lower))}

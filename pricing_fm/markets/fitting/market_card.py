@@ -82,7 +82,7 @@ def render_market_card(
         f"# {facts.title}",
         "",
         f"A market fitted to the panel `{market.name}` (`{market.fingerprint}`), checked against it, then"
-        " simulated. Made by",
+        " simulated. Made by (`recipe.yaml` lies beside this card)",
         "",
         f"    {facts.command}",
         "",
@@ -158,8 +158,8 @@ def _render_checks(checks: PredictiveChecks) -> list[str]:
     counts = table["verdict"].value_counts()
     lines = [
         f"{len(table)} checks on {len(checks.replicates)} replicates: {counts.get(FITS, 0)} inside the 90 % interval of"
-        f" the replicates, {counts.get(NEAR, 0)} outside it by less than their tolerance, {counts.get(MISFIT, 0)} do not"
-        " fit."
+        f" the replicates, {counts.get(NEAR, 0)} outside it by less than their tolerance,"
+        f" {counts.get(MISFIT, 0)} do not fit."
         " All of them, with posterior-predictive p-values, are in `checks.csv`. Those that do not fit:",
         "",
         "| category | check | log | simulated, 5 to 95 % | p |",

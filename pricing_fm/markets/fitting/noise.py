@@ -7,6 +7,8 @@ alone, other stores of a product the product's as well, and so on. Only the same
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pricing_fm.markets.fitting.chains import fit_chain, fit_chain_and_drift
@@ -28,18 +30,33 @@ def update_noise(design: Design, effects: Effects, counts: np.ndarray) -> None:
         effects: Changed in place.
         counts: Counts with sold-out periods imputed, shape `(items, periods)`; NaN = unknown.
     """
-    mean, residual, weight = compute_residuals(design, effects, counts)
-    weighted = np.where(weight > 0, weight * residual, 0.0)
+    residuals = compute_residuals(design, effects, counts)
+    weighted = residuals.weight * residuals.relative
     for category in range(len(effects.means)):
         rows = np.flatnonzero(design.categories.of_item == category)
-        _update_category(design, effects, category, rows, weighted[rows], weight[rows])
-    _update_dispersion(design, effects, mean, counts, weight)
+        _update_category(design, effects, category, rows, weighted[rows], residuals.weight[rows])
+    _update_dispersion(design, effects, residuals)
 
 
-def compute_residuals(
-    design: Design, effects: Effects, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Relative residuals from mean demand without shocks.
+@dataclass(frozen=True)
+class Residuals:
+    """What mean demand leaves over; each of shape `(items, periods)`.
+
+    Attributes:
+        mean: Mean counts, scaled so that each item's total is right.
+        listed: Probability that the log lists the period at all; 1 where zeros are listed.
+        relative: Count over its mean (given that it is listed), less 1; 0 where unknown.
+        weight: Inverse variance of `relative`, 0 where unknown.
+    """
+
+    mean: np.ndarray
+    listed: np.ndarray
+    relative: np.ndarray
+    weight: np.ndarray
+
+
+def compute_residuals(design: Design, effects: Effects, counts: np.ndarray) -> Residuals:
+    """Relative residuals from mean demand.
 
     Args:
         design: The data.
@@ -47,23 +64,21 @@ def compute_residuals(
         counts: Counts, NaN where unknown, shape `(items, periods)`.
 
     Returns:
-        Mean counts (scaled so that each item's total is right), residuals `count / mean - 1`, and weights (0 where
-        unknown), each of shape `(items, periods)`.
+        Residuals with their means and weights.
     """
     known = np.isfinite(counts)
     mean = compute_mean(effects.predictor(design))
     excess = effects.total_dispersion(design)[:, None]
-    zero = np.zeros_like(mean)
+    listed = np.ones_like(mean)
     if design.data.zeros_unlisted:
-        zero = compute_zero_probability(mean, excess)
-    expected = mean / np.maximum(1.0 - zero, 1e-9)
+        listed = np.maximum(1.0 - compute_zero_probability(mean, excess), 1e-9)
     sold = np.where(known, counts, 0.0).sum(axis=1)
-    scale = np.where(sold > 0, sold / np.maximum(np.where(known, expected, 0.0).sum(axis=1), 1e-9), 1.0)
-    expected = expected * scale[:, None]
-    residual = np.where(known, counts / np.maximum(expected, 1e-9) - 1.0, 0.0)
-    # Inverse variance of the relative residual; a truncated cell says less about the mean's neighbourhood.
-    weight = np.where(known, mean / (1.0 + excess * mean) * (1.0 - zero) ** 2, 0.0)
-    return expected, residual, weight
+    total = np.where(known, mean / listed, 0.0).sum(axis=1)
+    mean = mean * np.where(sold > 0, sold / np.maximum(total, 1e-9), 1.0)[:, None]
+    relative = np.where(known, counts * listed / np.maximum(mean, 1e-9) - 1.0, 0.0)
+    # A truncated cell says less about the neighbourhood of its mean.
+    weight = np.where(known, mean / (1.0 + excess * mean) * listed**2, 0.0)
+    return Residuals(mean, listed, relative, weight)
 
 
 def _update_category(
@@ -145,13 +160,13 @@ def _log_covariance(sums: np.ndarray) -> np.ndarray:
     return np.log1p(np.clip(covariance, -0.9, None))
 
 
-def _update_dispersion(
-    design: Design, effects: Effects, mean: np.ndarray, counts: np.ndarray, weight: np.ndarray
-) -> None:
+def _update_dispersion(design: Design, effects: Effects, residuals: Residuals) -> None:
     """Dispersion of each item, shrunk to its category by how far items differ beyond chance."""
-    total = effects.shock_variance(design)
+    total, mean, weight = effects.shock_variance(design), residuals.mean, residuals.weight
     known = weight > 0
-    squares = np.where(known, weight**2 * ((np.nan_to_num(counts) / mean - 1.0) ** 2 - 1.0 / mean), 0.0).sum(axis=1)
+    # Second moment of a count that is listed only when positive: the listed share comes off.
+    cell = (residuals.relative**2 + 1.0) / residuals.listed - 1.0 / np.maximum(mean, 1e-9) - 1.0
+    squares = np.where(known, weight**2 * cell, 0.0).sum(axis=1)
     norm = np.maximum((weight**2).sum(axis=1), 1e-12)
     effective = np.maximum((weight**2).sum(axis=1) ** 2 / np.maximum((weight**4).sum(axis=1), 1e-12), 1.0)
     raw = (1.0 + np.maximum(squares / norm, -0.9)) * np.exp(-total) - 1.0

@@ -45,7 +45,10 @@ class PredictiveChecks:
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A curve of the log, and the lower, middle and upper curve of the replicates."""
         stack = np.stack([replicate.curves[name] for replicate in self.replicates])
-        return self.real.curves[name], *np.nanquantile(stack, (BAND[0], 0.5, BAND[1]), axis=0)
+        empty = np.isnan(stack).all(axis=0)
+        lines = np.nanquantile(np.where(empty, 0.0, stack), (BAND[0], 0.5, BAND[1]), axis=0)
+        lower, middle, upper = np.where(empty, np.nan, lines)
+        return self.real.curves[name], lower, middle, upper
 
 
 def check_market(

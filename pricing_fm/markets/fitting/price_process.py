@@ -189,14 +189,14 @@ def simulate_prices(
         Paths relative to the reference price.
     """
     cut = _simulate_cuts(process, num_periods, of_product, products, items)
-    held = _hold(products.uniform(2, DECISION, (2, num_periods)), process.depth_persistence)
+    held = _hold(products.uniform(2, DECISION, (num_periods, 2)), process.depth_persistence)
     depth = np.interp(held[of_product], _GRID, process.depth_quantiles)
     moves = products.uniform(0, LIST_PRICE, (num_periods,)) < process.regular_change_probability
     moves[:, 0] = True
     fresh = process.regular_deviation * products.normal(1, LIST_PRICE, (num_periods,))
     last = np.maximum.accumulate(np.where(moves, np.arange(num_periods), 0), axis=1)
     regular = np.exp(np.take_along_axis(fresh, last, axis=1))[of_product]
-    off = _hold(items.uniform(3, DECISION, (2, num_periods)), process.noise_persistence)
+    off = _hold(items.uniform(3, DECISION, (num_periods, 2)), process.noise_persistence)
     size = process.noise_deviation * ndtri(np.clip(off / max(process.noise_share, 1e-9), 1e-6, 1.0 - 1e-6))
     noise = np.where(off < process.noise_share, np.maximum(size, -0.9 * CUT), 0.0)  # lower would be a cut
     price = regular * np.exp(np.where(cut, -depth, noise))
@@ -208,8 +208,8 @@ def _simulate_promotions(
     process: PromotionProcess, level: np.ndarray, of_product: np.ndarray, products: Streams, items: Streams
 ) -> np.ndarray:
     num_periods = level.shape[1]
-    common = _hold(products.uniform(0, PROMOTION, (2, num_periods)), process.persistence)[of_product]
-    single = _hold(items.uniform(0, PROMOTION, (2, num_periods)), process.persistence)
+    common = _hold(products.uniform(0, PROMOTION, (num_periods, 2)), process.persistence)[of_product]
+    single = _hold(items.uniform(0, PROMOTION, (num_periods, 2)), process.persistence)
     follows = items.uniform(1, PROMOTION, (1,)) < process.agreement
     borders = np.cumsum(np.array(process.shares), axis=1)[level]
     drawn = np.where(follows, common, single)
@@ -229,18 +229,18 @@ def _simulate_cuts(
     for t in range(1, num_periods):
         stays = uniforms[:, t] >= process.stop_probability
         state[:, t] = np.where(state[:, t - 1], stays, uniforms[:, t] < start)
-    eager = _hold(products.uniform(1, DECISION, (2, num_periods)), process.participation_persistence)
+    eager = _hold(products.uniform(1, DECISION, (num_periods, 2)), process.participation_persistence)
     calm, busy = (np.interp(eager, _GRID, grid) for grid in (process.participation_calm, process.participation_cut))
     part = np.where(state, busy, calm)[of_product]
-    return _hold(items.uniform(1, DECISION, (2, num_periods)), process.rank_persistence) < part
+    return _hold(items.uniform(1, DECISION, (num_periods, 2)), process.rank_persistence) < part
 
 
 def _hold(uniforms: np.ndarray, persistence: float) -> np.ndarray:
-    """Uniform values that stay as they were with a probability: shape `(series, 2, periods)` to `(series, periods)`."""
-    fresh = uniforms[:, 0] >= persistence
+    """Uniform values that stay as they were with a probability: shape `(series, periods, 2)` to `(series, periods)`."""
+    fresh = uniforms[:, :, 0] >= persistence
     fresh[:, 0] = True
     last = np.maximum.accumulate(np.where(fresh, np.arange(fresh.shape[1]), 0), axis=1)
-    return np.take_along_axis(uniforms[:, 1], last, axis=1)
+    return np.take_along_axis(uniforms[:, :, 1], last, axis=1)
 
 
 def _sum_by(group: np.ndarray, values: np.ndarray) -> np.ndarray:
