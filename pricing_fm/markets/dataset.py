@@ -9,8 +9,8 @@ import pandas as pd
 import yaml
 
 from pricing_fm import names
-from pricing_fm.markets.demand import FAMILIES
 from pricing_fm.markets.logs import SimulatedLog
+from pricing_fm.markets.responses import FAMILIES
 
 _SCHEMA = {
     **{name: name for name in (names.ITEM_ID, names.TIMESTAMP, names.UNITS, names.PRICE, names.CATEGORY)},

@@ -1,109 +1,215 @@
-"""How mean demand responds to an item's own price: families with known elasticity and known optimal price.
+"""How mean demand responds to prices: each item alone, or all of an assortment together.
 
-Prices enter as the ratio to a fixed reference price, at which every family has response one and the same elasticity.
+`respond` gives demand as a share of `Market.volume` (customers of a segment, or units at the reference price).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
-CONSTANT_ELASTICITY, EXPONENTIAL, LOGIT, LINEAR = range(4)
-FAMILIES = ("constant_elasticity", "exponential", "logit", "linear")
+from pricing_fm.markets.parts import Part
+from pricing_fm.markets.responses import (
+    CONSTANT_ELASTICITY,
+    compute_elasticity,
+    compute_log_response,
+    compute_optimal_ratio,
+)
 
 
-def compute_log_response(
-    family: np.ndarray, elasticity: np.ndarray, purchase_share: np.ndarray, ratio: np.ndarray
-) -> np.ndarray:
-    """Log of demand at a price over demand at the reference price.
+@dataclass(frozen=True)
+class Demand(Part):
+    """Base of all demand models."""
 
-    Args:
-        family: Index into `FAMILIES`, integers, broadcast to `ratio`.
-        elasticity: Minus d log demand / d log price at the reference price, > 0.
-        purchase_share: Share of the customers who buy at the reference price, in (0, 1); used by `logit` alone.
-        ratio: Price over reference price, > 0, shape `(..., markets, products, segments)`.
+    is_separable = False
 
-    Returns:
-        Log response, shape of `ratio`; minus infinity where linear demand has ended.
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Mean demand over volume.
+
+        Args:
+            prices: Currency per unit, `(markets, products, segments)`.
+            rival_prices: Outside rivals' prices, same shape; None = no rivals.
+
+        Returns:
+            Same shape, >= 0.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OwnPriceDemand(Demand):
+    """Every item responds to its own price (and its own rival's) alone.
+
+    Attributes:
+        family: Index into `responses.FAMILIES`, int, `(markets, 1, 1)`.
+        elasticity: Minus d log demand / d log price at the reference price.
+        reference_price: Price at which `elasticity` holds and the response is one, currency per unit.
+        purchase_share: Share of customers who buy at the reference price, in (0, 1); shapes the logit family alone.
+        cross_elasticity: d log demand / d log (rival price / reference price); None = rivals do not matter.
     """
-    result = np.empty(np.broadcast_shapes(ratio.shape, elasticity.shape, family.shape))
-    for code in np.unique(family):
-        here = np.broadcast_to(family == code, result.shape)
-        x, e, s = (np.broadcast_to(values, result.shape)[here] for values in (ratio, elasticity, purchase_share))
-        if code == CONSTANT_ELASTICITY:
-            result[here] = -e * np.log(x)
-        elif code == EXPONENTIAL:
-            result[here] = -e * (x - 1.0)
-        elif code == LOGIT:
-            # share(x) / share(1) with slope e / (1 - s) and log odds of buying log(s / (1 - s)) at the reference.
-            odds = np.exp(-e / (1.0 - s) * (x - 1.0))
-            result[here] = np.log(odds / (1.0 - s + s * odds))
+
+    family: np.ndarray
+    elasticity: np.ndarray
+    reference_price: np.ndarray
+    purchase_share: np.ndarray
+    cross_elasticity: np.ndarray | None = None
+    is_separable = True
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        return bool(np.all(self.family == CONSTANT_ELASTICITY))
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Response relative to the reference price; see `Demand`."""
+        ratio = prices / self.reference_price
+        if self._is_plain:
+            log_response = -self.elasticity * np.log(ratio)
         else:
-            with np.errstate(divide="ignore"):
-                result[here] = np.log(np.maximum(1.0 - e * (x - 1.0), 0.0))
-    return result
+            log_response = compute_log_response(self.family, self.elasticity, self.purchase_share, ratio)
+        if rival_prices is not None and self.cross_elasticity is not None:
+            log_response = log_response + self.cross_elasticity * np.log(rival_prices / self.reference_price)
+        return np.exp(log_response)
+
+    def compute_elasticity(self, prices: np.ndarray) -> np.ndarray:
+        """Minus d log demand / d log own price, positive; infinite where linear demand has ended."""
+        return compute_elasticity(self.family, self.elasticity, self.purchase_share, prices / self.reference_price)
+
+    def compute_optimal_price(
+        self, cost: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], added_elasticity: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        """Price, not rounded, that maximises (price - cost) x response inside bounds.
+
+        Args:
+            cost: Unit cost, currency, `(markets, products, segments)`.
+            bounds: Lowest and highest admissible price, currency, same shape.
+            added_elasticity: Constant added to the elasticity (comparison with a remembered price), >= 0.
+
+        Returns:
+            Currency per unit, same shape.
+        """
+        unit = self.reference_price
+        ratio = compute_optimal_ratio(
+            self.family,
+            self.elasticity,
+            self.purchase_share,
+            np.asarray(added_elasticity),
+            cost / unit,
+            (bounds[0] / unit, bounds[1] / unit),
+        )
+        return ratio * unit
 
 
-def compute_elasticity(
-    family: np.ndarray, elasticity: np.ndarray, purchase_share: np.ndarray, ratio: np.ndarray
-) -> np.ndarray:
-    """Elasticity at a price, as a positive number: minus d log demand / d log price.
+@dataclass(frozen=True)
+class PurchaseProbability(Demand):
+    """Every customer of an item buys it with a logit probability of its own price; `Market.volume` counts customers.
 
-    Args:
-        family: Index into `FAMILIES`, integers, broadcast to `ratio`.
-        elasticity: Elasticity at the reference price, > 0.
-        purchase_share: Share of the customers who buy at the reference price, in (0, 1); used by `logit` alone.
-        ratio: Price over reference price, > 0.
-
-    Returns:
-        Elasticity at `ratio`, shape of `ratio`; infinite where linear demand has ended.
+    Attributes:
+        utility: Log odds of buying at price zero.
+        sensitivity: Loss of log odds per unit of currency.
+        rival_weight: Log odds gained when the rival's price rises by one unit of currency; None = no rival.
     """
-    result = np.empty(np.broadcast_shapes(ratio.shape, elasticity.shape, family.shape))
-    for code in np.unique(family):
-        here = np.broadcast_to(family == code, result.shape)
-        x, e, s = (np.broadcast_to(values, result.shape)[here] for values in (ratio, elasticity, purchase_share))
-        if code == CONSTANT_ELASTICITY:
-            result[here] = e
-        elif code == EXPONENTIAL:
-            result[here] = e * x
-        elif code == LOGIT:
-            odds = np.exp(-e / (1.0 - s) * (x - 1.0))
-            result[here] = e * x / (1.0 - s + s * odds)
-        else:
-            left = 1.0 - e * (x - 1.0)
-            result[here] = np.where(left > 0, e * x / np.where(left > 0, left, 1.0), np.inf)
-    return result
+
+    utility: np.ndarray
+    sensitivity: np.ndarray
+    rival_weight: np.ndarray | None = None
+    is_separable = True
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Purchase probability; see `Demand`."""
+        odds = self.utility - self.sensitivity * prices
+        if rival_prices is not None and self.rival_weight is not None:
+            odds = odds + self.rival_weight * rival_prices
+        return 1.0 / (1.0 + np.exp(-odds))
 
 
-def compute_optimal_ratio(
-    family: np.ndarray,
-    elasticity: np.ndarray,
-    purchase_share: np.ndarray,
-    reference_effect: np.ndarray,
-    cost_ratio: np.ndarray,
-    bounds: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """Price ratio that maximises (ratio - cost ratio) x demand inside bounds.
+@dataclass(frozen=True)
+class LogitDemand(Demand):
+    """Multinomial logit: a segment's customers buy one product of the assortment, or nothing (utility 0).
 
-    Every family's elasticity rises (weakly) with price, so the margin has one peak, where elasticity x margin share
-    is one; bisection finds it for all families alike, also with a reference effect added to the elasticity.
-
-    Args:
-        family: Index into `FAMILIES`, integers.
-        elasticity: Elasticity at the reference price, > 0.
-        purchase_share: Share who buy at the reference price, in (0, 1).
-        reference_effect: Elasticity added by the comparison with a remembered price, >= 0.
-        cost_ratio: Unit cost over reference price, >= 0.
-        bounds: Lowest and highest admissible ratio, broadcast to the other arguments.
-
-    Returns:
-        Optimal ratio inside the bounds, broadcast shape of the arguments.
+    Attributes:
+        utility: Utility of each product at price zero.
+        sensitivity: Loss of utility per unit of currency.
+        rival_utility: Utility of the rival's offer at price zero, which competes with every product and is priced at
+            the rival's mean price; `(markets, 1, segments)`. None = no rival.
     """
-    shape = np.broadcast_shapes(*(np.shape(v) for v in (family, elasticity, cost_ratio, *bounds)))
-    low, high = (np.array(np.broadcast_to(bound, shape), dtype=np.float64) for bound in bounds)
-    # 50 halvings bring an interval of one reference price to 1e-15.
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        slope = compute_elasticity(family, elasticity, purchase_share, middle) + reference_effect
-        rising = slope * (middle - cost_ratio) < middle
-        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
-    return 0.5 * (low + high)
+
+    utility: np.ndarray
+    sensitivity: np.ndarray
+    rival_utility: np.ndarray | None = None
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Choice probabilities; see `Demand`."""
+        attraction = np.exp(self.utility - self.sensitivity * prices)
+        outside = 1.0
+        if rival_prices is not None and self.rival_utility is not None:
+            price = rival_prices.mean(axis=1, keepdims=True)
+            outside = 1.0 + np.exp(self.rival_utility - self.sensitivity.mean(axis=1, keepdims=True) * price)
+        return attraction / (outside + attraction.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class NestedLogitDemand(Demand):
+    """Nested logit: products of one nest are closer substitutes than products of different nests.
+
+    Attributes:
+        utility, sensitivity: As in `LogitDemand`.
+        membership: 1 where a product belongs to a nest, `(markets, products, 1, nests)`.
+        dissimilarity: Of each nest, in (0, 1]; 1 is the multinomial logit; `(markets, 1, 1, nests)`.
+    """
+
+    utility: np.ndarray
+    sensitivity: np.ndarray
+    membership: np.ndarray
+    dissimilarity: np.ndarray
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Choice probabilities; see `Demand` and McFadden 1978."""
+        own = (self.membership * self.dissimilarity).sum(axis=-1)
+        attraction = np.exp((self.utility - self.sensitivity * prices) / own)
+        inclusive = (attraction[..., None] * self.membership).sum(axis=1, keepdims=True)
+        nest = inclusive**self.dissimilarity
+        chosen = nest / (1.0 + nest.sum(axis=-1, keepdims=True))
+        within = attraction[..., None] * self.membership / inclusive
+        return (within * chosen).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class LatentClassDemand(Demand):
+    """A mixture of multinomial logits: customers of hidden classes with tastes of their own.
+
+    Attributes:
+        utility: `(markets, products, segments, classes)`.
+        sensitivity: Loss of utility per unit of currency, `(markets, products or 1, segments or 1, classes)`.
+        class_share: Share of each class, sums to one, `(markets, 1, segments or 1, classes)`.
+    """
+
+    utility: np.ndarray
+    sensitivity: np.ndarray
+    class_share: np.ndarray
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Choice probabilities averaged over the classes; see `Demand`."""
+        attraction = np.exp(self.utility - self.sensitivity * prices[..., None])
+        share = attraction / (1.0 + attraction.sum(axis=1, keepdims=True))
+        return (share * self.class_share).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class LinearSystemDemand(Demand):
+    """d = a - B p, cut at zero: substitutes have negative, complements (halo) positive off-diagonal entries of B.
+
+    Attributes:
+        intercept: Demand at price zero over volume.
+        slope: Loss of demand for product i per unit of price of product j, `(markets, products, 1 or segments,
+            products)`.
+    """
+
+    intercept: np.ndarray
+    slope: np.ndarray
+
+    def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
+        """Linear demand over volume; see `Demand`."""
+        slope = np.broadcast_to(self.slope, (*prices.shape, prices.shape[1]))
+        return np.maximum(self.intercept - np.einsum("misj,mjs->mis", slope, prices), 0.0)

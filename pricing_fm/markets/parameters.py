@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from pricing_fm.markets.demand import FAMILIES
+from pricing_fm.markets.responses import FAMILIES
 from pricing_fm.markets.streams import Streams, build_streams
 
 NOISES = ("none", "poisson", "negative_binomial")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from pricing_fm.markets.demand import compute_elasticity, compute_log_response, compute_optimal_ratio
 from pricing_fm.markets.parameters import NOISES, RetailParameters, round_to_tick
+from pricing_fm.markets.responses import compute_elasticity, compute_log_response, compute_optimal_ratio
 from pricing_fm.markets.streams import COST_JUMP, COST_MOVE, DEMAND, LIST_PRICE, SHOCK, START, Streams
 
 _WEEKS_PER_YEAR = 365.25 / 7.0

@@ -1,0 +1,412 @@
+"""Retail: stores that sell the products of a category, week by week."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pricing_fm.markets.context import Calendar, Costs, HiddenShock
+from pricing_fm.markets.core import Market
+from pricing_fm.markets.demand import (
+    LatentClassDemand,
+    LinearSystemDemand,
+    LogitDemand,
+    NestedLogitDemand,
+    OwnPriceDemand,
+    PurchaseProbability,
+)
+from pricing_fm.markets.domains.domain import Domain
+from pricing_fm.markets.memory import LearnedClearance, Pantry, ReferencePrice, StrategicWaiting
+from pricing_fm.markets.noise import NOISES, Noise
+from pricing_fm.markets.prices import round_to_tick
+from pricing_fm.markets.responses import FAMILIES as RESPONSES
+from pricing_fm.markets.rivals import MATCHER, UNDERCUTTER, Rivals
+from pricing_fm.markets.sampling import Draws, check_ranges
+from pricing_fm.markets.supply import FreshStock, LeadTimeStock, OrderUpToStock, PerishableStock
+
+WEEKS_PER_YEAR = 365.25 / 7.0
+RETAIL_FAMILIES = (
+    "shop",
+    "logit_stock",
+    "substitution",
+    "nested",
+    "latent_classes",
+    "halo",
+    "reference_price",
+    "stockpiling",
+    "waiting",
+    "repeated_seasons",
+    "perishable",
+    "fresh",
+    "lead_time",
+    "rival",
+)
+
+# Categories, products and stores draw from streams of their own, so that a store added changes nothing else.
+_CATEGORY_SALT, _PRODUCT_SALT, _STORE_SALT, _FAMILY_SALT = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class RetailSettings:
+    """Ranges from which retail markets are drawn. A market is one store x category; its products are its items.
+
+    Pairs are (lowest, highest) of a uniform draw unless said otherwise.
+
+    Attributes:
+        num_products: Products of a category.
+        num_segments: Customer groups with a price and a stock of their own.
+        num_stores: Stores that sell the same category; market m is store m % num_stores of category m // num_stores.
+        families: How single products respond to their price; every category draws one of `responses.FAMILIES`.
+        noises: Noise of the counts; every category draws one.
+        elasticity_range: Mean elasticity of a category at the reference price.
+        product_deviation: Standard deviation of log elasticity between the products of a category.
+        store_deviation: Standard deviation of log elasticity between the stores of a product.
+        cost_share_range: Unit cost over list price.
+        median_volume: Median units a week at the reference price.
+        volume_deviation: Standard deviation of log volume over items.
+        volume_bounds: Volumes are clipped to these, units a week.
+        median_price: Median reference price, currency per unit.
+        price_deviation: Standard deviation of log price over products.
+        price_tick: Smallest coin, currency; all prices are multiples of it.
+        season_range: Amplitude of log demand over the year.
+        trend_range: Growth of log demand a year.
+        promotion_uplift_range: Factor on demand in promoted weeks, apart from any price cut.
+        shock_scale_range: Standard deviation of the hidden log demand shock.
+        shock_persistence_range: Its autocorrelation from week to week.
+        dispersion_range: Variance is mean + mean**2 / dispersion (log-uniform draw).
+        reference_share: Share of categories in which demand compares the price with a remembered one.
+        reference_effect_range: Elasticity that this comparison adds in the short run.
+        reference_memory_range: Weight of the old memory in the new one.
+        cost_change_probability: Chance a week that the unit cost of an item moves.
+        cost_change_scale: Standard deviation of a move of log cost.
+        stocked_share: Share of categories with a finite stock, replenished weekly.
+        stock_cover_range: Weeks of forecast demand that the stock is filled up to.
+
+    Raises:
+        ValueError: If a count, share, range or name is out of bounds.
+    """
+
+    num_products: int = 10
+    num_segments: int = 1
+    num_stores: int = 1
+    families: tuple[str, ...] = ("constant_elasticity", "exponential", "logit")
+    noises: tuple[str, ...] = ("poisson", "negative_binomial")
+    elasticity_range: tuple[float, float] = (1.2, 4.5)
+    product_deviation: float = 0.2
+    store_deviation: float = 0.05
+    cost_share_range: tuple[float, float] = (0.4, 0.8)
+    median_volume: float = 12.0
+    volume_deviation: float = 1.2
+    volume_bounds: tuple[float, float] = (0.5, 200.0)
+    median_price: float = 4.0
+    price_deviation: float = 0.7
+    price_tick: float = 0.01
+    season_range: tuple[float, float] = (0.0, 0.4)
+    trend_range: tuple[float, float] = (-0.15, 0.15)
+    promotion_uplift_range: tuple[float, float] = (1.05, 1.8)
+    shock_scale_range: tuple[float, float] = (0.05, 0.45)
+    shock_persistence_range: tuple[float, float] = (0.3, 0.9)
+    dispersion_range: tuple[float, float] = (2.0, 50.0)
+    reference_share: float = 0.25
+    reference_effect_range: tuple[float, float] = (0.2, 1.0)
+    reference_memory_range: tuple[float, float] = (0.5, 0.9)
+    cost_change_probability: float = 0.04
+    cost_change_scale: float = 0.06
+    stocked_share: float = 0.7
+    stock_cover_range: tuple[float, float] = (1.2, 3.0)
+
+    def __post_init__(self) -> None:
+        for name in ("num_products", "num_segments", "num_stores"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("reference_share", "cost_change_probability", "stocked_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        check_ranges(self)
+        for name, known in (("families", RESPONSES), ("noises", NOISES)):
+            unknown = set(getattr(self, name)) - set(known)
+            if unknown or not getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs one or more of {known}")
+        for name in ("median_volume", "median_price", "price_tick"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+def sample_retail(settings: RetailSettings, family: str, market_ids: np.ndarray, seed: int) -> Market:
+    """Draw the truth of some retail markets; market m is the same whatever other markets are drawn.
+
+    Args:
+        settings: Ranges.
+        family: One of `RETAIL_FAMILIES`. "shop" draws all that settings describe; every other family leaves out what
+            would blur its point (hidden shocks, seasons, moving costs) and adds its own part.
+        market_ids: Integer names of the markets, >= 0, shape `(markets,)`.
+        seed: Seed of the whole simulation, >= 0.
+
+    Returns:
+        The markets, in the order of `market_ids`.
+
+    Raises:
+        ValueError: If the family is unknown, or a market id or the seed is negative.
+    """
+    ids = np.asarray(market_ids, dtype=np.int64)
+    shop = _sample_shop(settings, ids, seed)
+    if family == "shop":
+        return shop
+    draws = Draws(seed, ids, _FAMILY_SALT, (settings.num_products, settings.num_segments))
+    quiet = replace(shop, family=family, calendar=None, shock=None, memory=None, supply=None, promotion_uplift=None)
+    quiet = replace(
+        quiet, costs=Costs(shop.costs.unit_cost), num_periods=26, noise=Noise(np.zeros_like(ids, bool)[:, None, None])
+    )
+    if family in ("logit_stock", "substitution", "nested", "latent_classes", "halo"):
+        return _sample_assortment(quiet, draws)
+    if family in ("reference_price", "stockpiling", "waiting", "repeated_seasons"):
+        return _sample_memory(quiet, draws)
+    if family in ("perishable", "fresh", "lead_time"):
+        return _sample_supply(quiet, draws)
+    if family == "rival":
+        return _sample_rival(quiet, draws)
+    raise ValueError(f"family is {family!r}; known retail families: {RETAIL_FAMILIES}")
+
+
+def _sample_shop(settings: RetailSettings, ids: np.ndarray, seed: int) -> Market:
+    groups, size = ids // settings.num_stores, (settings.num_products, settings.num_segments)
+    category = Draws(seed, groups, _CATEGORY_SALT, (1, 1))
+    product = Draws(seed, groups, _PRODUCT_SALT, size)
+    store = Draws(seed, ids, _STORE_SALT, size)
+    noise = category.choice([NOISES.index(name) for name in settings.noises])
+    mean_elasticity = category.between(settings.elasticity_range)
+    elasticity = mean_elasticity * np.exp(
+        settings.product_deviation * product.normal() + settings.store_deviation * store.normal()
+    )
+    volume = _sample_volume(settings, category, product, store)
+    tick = np.full_like(mean_elasticity, settings.price_tick)
+    price_level = 0.8 * category.normal() + 0.6 * product.normal()
+    list_price = _end_in_nine(settings.median_price * np.exp(settings.price_deviation * price_level), tick)
+    dispersion = product.log_between(settings.dispersion_range)
+    remembers = category.uniform() < settings.reference_share
+    stocked = category.uniform() < settings.stocked_share
+    ones = np.ones_like(volume)
+    family = category.choice([RESPONSES.index(name) for name in settings.families])
+    # The regular price need not be the price at which customers were asked.
+    reference_price = list_price * np.exp(0.1 * product.normal())
+    purchase_share = product.between((0.05, 0.4))
+    amplitude = category.between(settings.season_range) * np.exp(0.3 * product.normal())
+    phase = category.uniform()
+    trend = store.between(settings.trend_range) / WEEKS_PER_YEAR
+    uplift = 1.0 + (category.between(settings.promotion_uplift_range) - 1.0) * product.between((0.7, 1.3))
+    shock_scale = category.between(settings.shock_scale_range) * store.between((0.8, 1.2))
+    persistence, common = category.between(settings.shock_persistence_range), category.between((0.0, 0.7))
+    effect = np.where(remembers, product.between(settings.reference_effect_range), 0.0)
+    memory = category.between(settings.reference_memory_range) * ones
+    cost = list_price * product.between(settings.cost_share_range)
+    moving = settings.cost_change_probability > 0
+    return Market(
+        domain="retail",
+        family="shop",
+        volume=volume,
+        demand=OwnPriceDemand(
+            family,
+            np.clip(elasticity, 0.6 * settings.elasticity_range[0], 1.5 * settings.elasticity_range[1]),
+            reference_price,
+            purchase_share,
+        ),
+        noise=_sample_noise(noise, dispersion, product),
+        list_price=list_price,
+        price_bounds=(0.5, 2.0),
+        price_tick=tick,
+        num_periods=52,
+        costs=Costs(
+            cost,
+            list_price,
+            tick,
+            settings.cost_change_probability * ones if moving else None,
+            settings.cost_change_scale * ones,
+            category.between((0.01, 0.05)) * ones,
+        ),
+        promotion_uplift=uplift,
+        calendar=Calendar(amplitude, phase, trend, WEEKS_PER_YEAR),
+        shock=HiddenShock(shock_scale, persistence, common),
+        # Gain and loss are alike here: what a manager's log shows of both is too little to tell them apart.
+        memory=ReferencePrice(effect, effect, memory) if np.any(effect) else None,
+        supply=OrderUpToStock(np.where(stocked, store.between(settings.stock_cover_range), np.inf)),
+    )
+
+
+def _sample_noise(noise: np.ndarray, dispersion: np.ndarray, product: Draws) -> Noise:
+    zero_share = product.between((0.05, 0.35))
+    inflated = noise == NOISES.index("zero_inflated")
+    overdispersed = np.where(noise == NOISES.index("negative_binomial"), dispersion, np.inf)
+    return Noise(
+        silent=noise == NOISES.index("none"),
+        dispersion=overdispersed if np.isfinite(overdispersed).any() else None,
+        zero_share=np.where(inflated, zero_share, 0.0) if inflated.any() else None,
+    )
+
+
+def _sample_assortment(market: Market, draws: Draws) -> Market:
+    """Products that take customers from each other (or bring them)."""
+    shape = market.shape
+    customers = draws.log_between((20.0, 200.0), (1, shape[2])) * shape[1] * 0.3
+    price = np.broadcast_to(market.list_price, shape)
+    # At list prices the assortment draws 30 to 80 % of the customers; sensitivity x price is own elasticity / (1 - s).
+    sensitivity = draws.between((1.5, 4.0)) / price
+    attraction = draws.log_between((0.3, 3.0))
+    drawn = draws.between((0.3, 0.8), (1, shape[2]))
+    attraction = attraction / attraction.sum(axis=1, keepdims=True) * drawn / (1.0 - drawn)
+    utility = np.log(attraction) + sensitivity * price
+    volume = np.array(np.broadcast_to(customers, shape))
+    market = replace(market, volume=volume, demand=LogitDemand(utility, sensitivity))
+    if market.family == "logit_stock":
+        expected = volume * market.demand.respond(price, None)
+        stock = np.maximum(np.round(expected * market.num_periods * draws.between((0.5, 1.0))), 1.0)
+        return replace(market, supply=PerishableStock(stock, np.zeros(shape)), ends=True)
+    if market.family == "nested":
+        nests = np.eye(2)[np.arange(shape[1]) % 2]
+        membership = np.broadcast_to(nests[None, :, None, :], (shape[0], shape[1], 1, 2)).copy()
+        # One sensitivity per market and segment: the optimum then has a closed form.
+        even = np.broadcast_to(sensitivity.mean(axis=1, keepdims=True), shape).copy()
+        dissimilarity = draws.between((0.4, 0.9), (1, 1, 2))
+        return replace(
+            market, demand=NestedLogitDemand(np.log(attraction) + even * price, even, membership, dissimilarity)
+        )
+    if market.family == "latent_classes":
+        tilt = np.array([0.6, 1.6])
+        share = draws.between((0.3, 0.7), (1, 1))
+        shares = np.stack([share, 1.0 - share], axis=-1)
+        steep = sensitivity[..., None] * tilt
+        return replace(
+            market, demand=LatentClassDemand(np.log(attraction)[..., None] + steep * price[..., None], steep, shares)
+        )
+    if market.family == "halo":
+        return replace(market, demand=_sample_halo(market, draws))
+    return market
+
+
+def _sample_halo(market: Market, draws: Draws) -> LinearSystemDemand:
+    """Linear demand in which every product's price also moves the demand for its neighbour: a complement or a rival."""
+    markets, products, segments = market.shape
+    price = np.broadcast_to(market.list_price, market.shape)
+    elasticity = draws.between((1.3, 3.0))
+    intercept = (1.0 + elasticity) / products
+    slope = np.zeros((markets, products, segments, products))
+    own = elasticity / products / price
+    # Off-diagonals below 30 % of the smaller own slope keep the matrix diagonally dominant in both directions.
+    strength = 0.3 * draws.between((-1.0, 1.0))
+    for product in range(products):
+        other = (product + 1) % products
+        slope[:, product, :, product] = own[:, product]
+        if other != product:
+            cross = strength[:, product] * np.minimum(own[:, product], own[:, other]) / 2.0
+            slope[:, product, :, other] += cross
+            slope[:, other, :, product] += cross
+    # Cross effects change the demand at list prices; the intercept takes them back so that it stays 1 / products.
+    off = np.einsum("misj,mjs->mis", slope, price) - elasticity / products
+    return LinearSystemDemand(intercept + off, slope)
+
+
+def _sample_memory(market: Market, draws: Draws) -> Market:
+    """Customers who remember; counts scatter around the mean and what is remembered follows the mean."""
+    price = np.broadcast_to(market.list_price, market.shape).copy()
+    if market.family == "reference_price":
+        gain = draws.between((0.3, 1.0))
+        memory = ReferencePrice(gain, gain * draws.between((1.5, 3.0)), draws.between((0.6, 0.9)))
+        return replace(market, memory=memory)
+    if market.family == "stockpiling":
+        pantry = Pantry(
+            capacity=draws.between((2.0, 6.0)),
+            use=draws.between((0.6, 1.0)),
+            eagerness=draws.between((1.0, 4.0)),
+            list_price=price,
+        )
+        return replace(market, memory=pantry)
+    if market.family == "waiting":
+        # Volume counts customers here: purchase probabilities come from a logit whose share at the list price is real.
+        demand = market.demand
+        assert isinstance(demand, OwnPriceDemand)
+        waiting = StrategicWaiting(draws.between((0.5, 0.9)), draws.between((0.5, 3.0)), draws.between((0.6, 0.9)))
+        sensitivity = demand.elasticity / (1.0 - demand.purchase_share) / price
+        odds = np.log(demand.purchase_share / (1.0 - demand.purchase_share))
+        logit = PurchaseProbability(odds + sensitivity * price, sensitivity)
+        return replace(market, demand=logit, memory=waiting, volume=market.volume / demand.purchase_share)
+    seasons = LearnedClearance(
+        strength=draws.between((2.0, 6.0)),
+        recall=draws.between((0.6, 1.0)),
+        persistence=draws.between((0.3, 0.8)),
+        season_length=4,
+    )
+    return replace(market, memory=seasons, num_periods=32)
+
+
+def _sample_supply(market: Market, draws: Draws) -> Market:
+    """Slow movers whose stock is counted unit by unit."""
+    volume = draws.log_between((1.0, 5.0))
+    market = replace(market, volume=volume)
+    cost = np.broadcast_to(market.costs.unit_cost, market.shape)
+    if market.family == "perishable":
+        periods = 13
+        stock = np.maximum(np.round(volume * periods * draws.between((0.6, 1.2))), 1.0)
+        # The collection is paid for: what was spent on it cannot be steered any more, so a unit costs nothing now.
+        return replace(
+            market,
+            supply=PerishableStock(stock, 0.1 * cost),
+            costs=Costs(np.zeros_like(cost)),
+            num_periods=periods,
+            ends=True,
+        )
+    if market.family == "fresh":
+        delivery = np.maximum(np.round(volume * draws.between((0.9, 1.5))), 1.0)
+        # Deliveries are agreed for the season: their cost is sunk, waste costs extra.
+        return replace(market, supply=FreshStock(delivery, 0.1 * cost), costs=Costs(np.zeros_like(cost)))
+    level = np.ceil(volume * 2.0 + draws.between((0.5, 1.5)) * np.sqrt(2.0 * volume))
+    return replace(market, supply=LeadTimeStock(level, 0.02 * cost, 0.3 * cost))
+
+
+def _sample_rival(market: Market, draws: Draws) -> Market:
+    """A rival who matches or undercuts."""
+    demand = market.demand
+    assert isinstance(demand, OwnPriceDemand)
+    price = np.broadcast_to(market.list_price, market.shape)
+    shape = (market.shape[0], 1, 1)
+    rivals = Rivals(
+        kind=np.where(draws.uniform((1, 1)) < 0.5, MATCHER, UNDERCUTTER),
+        list_price=price * draws.between((0.9, 1.1)),
+        floor=price * draws.between((0.5, 0.7)),
+        speed=draws.between((0.3, 0.9)),
+        undercut=draws.between((0.02, 0.08)),
+        cycle_length=np.full(shape, 4),
+        late_share=np.full(shape, 0.1),
+        missing_share=np.full(shape, 0.1),
+    )
+    cross = demand.elasticity * draws.between((0.2, 0.6))
+    return replace(market, demand=replace(demand, cross_elasticity=cross), rivals=rivals)
+
+
+def _sample_volume(settings: RetailSettings, category: Draws, product: Draws, store: Draws) -> np.ndarray:
+    """Log-normal; two thirds of the log variance lie between products, the rest between stores and categories."""
+    level = 0.5 * category.normal() + 0.8 * product.normal() + 0.3 * store.normal()
+    return np.clip(settings.median_volume * np.exp(settings.volume_deviation * level), *settings.volume_bounds)
+
+
+def _end_in_nine(prices: np.ndarray, tick: np.ndarray) -> np.ndarray:
+    """Nearest price whose last digit is a nine, at least 0.79 in a currency of cents."""
+    return round_to_tick((np.maximum(np.round((prices / tick + 1.0) / 10.0), 8.0) * 10.0 - 1.0) * tick, tick)
+
+
+RETAIL = Domain(
+    name="retail",
+    families=RETAIL_FAMILIES,
+    settings=RetailSettings,
+    sample=sample_retail,
+    frequency="W",
+    unit="a product sold",
+    description="""\
+* State: hidden demand shocks, stocks, remembered prices, pantries, waiting customers, rivals' prices, unit costs and list
+  prices that move; which of them is there depends on the family.
+* Action: a price per product and customer segment, 0.5 to 2 times the list price, in whole coins.
+* Reward: price minus unit cost times units sold, minus holding, waste and lost-sale charges; currency a week.
+* Dynamics: demand responds to price (and to the assortment's other prices, remembered prices, rivals); sales are demand
+  cut by stock; stock is replenished or perishes.
+* Standard baselines: cost-plus, hi-lo, constant best price, myopic optimum.
+""",
+)
