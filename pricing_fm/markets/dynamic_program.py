@@ -26,6 +26,7 @@ class DynamicProgram:
 
     Attributes:
         market: The market, one alone.
+        discount: Worth of a period's reward one period earlier.
         ladder: Price vectors that may be charged, currency, `(rungs, products, segments)`.
         grids: Grid of every coordinate of the state.
         values: Best expected reward from each period and grid state on, currency, `(periods + 1, states)`.
@@ -36,6 +37,7 @@ class DynamicProgram:
     """
 
     market: Market
+    discount: float
     ladder: np.ndarray
     grids: tuple[np.ndarray, ...]
     values: np.ndarray
@@ -79,7 +81,11 @@ class DynamicProgram:
         if period >= len(self.choices):
             raise ValueError(f"period is {period}; the episode has {len(self.choices)} periods")
         points = _to_points(state)
-        following = _apply_kernels(self.market, self.grids, self.values[period + 1])
+        here = _interpolate(points, self.grids)
+        if here.nnz == len(points):
+            # Every state lies on the grid: the table holds the answer.
+            return self.ladder[(self.myopic_choices if myopic else self.choices)[period][here.indices]]
+        following = self.discount * _apply_kernels(self.market, self.grids, self.values[period + 1])
         best, rung = np.full(len(points), -np.inf), np.zeros(len(points), dtype=int)
         for index, prices in enumerate(self.ladder):
             reward, transition = _tabulate(self.market, prices, points, self.grids, period)
@@ -89,13 +95,16 @@ class DynamicProgram:
         return self.ladder[rung]
 
 
-def solve_dynamic_program(market: Market, ladder: np.ndarray, grid_points: int = 61) -> DynamicProgram:
+def solve_dynamic_program(
+    market: Market, ladder: np.ndarray, grid_points: int = 81, discount: float = 1.0
+) -> DynamicProgram:
     """Solve one market exactly on a grid.
 
     Args:
         market: One market (markets axis of one) without hidden shocks and with costs that stand still.
         ladder: Price vectors, currency, `(rungs, products, segments)`.
         grid_points: Points of every continuous coordinate.
+        discount: Worth of a period's reward one period earlier, in (0, 1].
 
     Returns:
         Values and prices for every period and state.
@@ -129,22 +138,24 @@ def solve_dynamic_program(market: Market, ladder: np.ndarray, grid_points: int =
         if not tables or not invariant:
             tables = [_tabulate(market, one, points, grids, period) for one in prices]
         rewards = np.stack([reward for reward, _ in tables])
-        ahead = _apply_kernels(market, grids, values[period + 1])
+        ahead = discount * _apply_kernels(market, grids, values[period + 1])
         totals = rewards + np.stack([transition @ ahead for _, transition in tables])
         choices[period], values[period] = totals.argmax(axis=0), totals.max(axis=0)
         myopic_choices[period] = rewards.argmax(axis=0)
-        ahead = _apply_kernels(market, grids, myopic[period + 1])
+        ahead = discount * _apply_kernels(market, grids, myopic[period + 1])
         followed = rewards + np.stack([transition @ ahead for _, transition in tables])
         myopic[period] = np.take_along_axis(followed, myopic_choices[period][None], axis=0)[0]
         constant = np.stack(
             [
-                reward + transition @ _apply_kernels(market, grids, one)
+                reward + discount * (transition @ _apply_kernels(market, grids, one))
                 for (reward, transition), one in zip(tables, constant, strict=True)
             ]
         )
     first = _interpolate(_to_points(start(market, build_streams(0, np.zeros(1, dtype=int)))), grids)
     weights = np.asarray(first.todense())[0]
-    return DynamicProgram(market, prices, grids, values, myopic, constant @ weights, choices, myopic_choices, weights)
+    return DynamicProgram(
+        market, discount, prices, grids, values, myopic, constant @ weights, choices, myopic_choices, weights
+    )
 
 
 def build_price_ladder(market: Market, rungs: int) -> np.ndarray:
@@ -166,7 +177,7 @@ def build_price_ladder(market: Market, rungs: int) -> np.ndarray:
     return np.array(list(product(*single))).reshape(-1, *market.shape[1:])
 
 
-def count_states(market: Market, grid_points: int = 61) -> float:
+def count_states(market: Market, grid_points: int = 81) -> float:
     """Grid states of one market's dynamic program; infinite where a part has no finite grid."""
     if market.shock is not None or market.costs.is_moving:
         return np.inf
@@ -174,6 +185,27 @@ def count_states(market: Market, grid_points: int = 61) -> float:
         return float(np.prod([len(grid) for grid in _build_grids(market, grid_points)]))
     except ValueError:
         return np.inf
+
+
+def count_outcomes(market: Market, prices: np.ndarray) -> int:
+    """Combinations of demands of one market's items that a dynamic program tells apart at the given prices.
+
+    Args:
+        market: One market.
+        prices: Currency per unit, `(products, segments)`.
+
+    Returns:
+        1 where sales are not limited (mean demand is all that matters).
+    """
+    if market.supply is None:
+        return 1
+    mean = compute_mean_demand(market, start(market, build_streams(0, np.zeros(1, dtype=int))), prices[None])
+    outcomes = 1
+    for place in np.ndindex(*market.shape[1:]):
+        item = (np.array([0]), np.array([place[0]]), np.array([place[1]]))
+        noise = market.noise.select_items(market.shape, item)
+        outcomes *= noise.tabulate(mean[:, place[0], place[1]].reshape(1, 1, 1))[1].shape[1]
+    return outcomes
 
 
 def _build_grids(market: Market, points: int) -> tuple[np.ndarray, ...]:

@@ -77,6 +77,11 @@ class ReferencePrice(Memory):
     loss: np.ndarray
     persistence: np.ndarray
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether rises and falls count alike: the memory then adds the same elasticity at every price."""
+        return bool(np.all(self.gain == self.loss))
+
     def start(self, list_price: np.ndarray) -> np.ndarray:
         """The list price; see `Memory`."""
         return list_price[..., None].copy()

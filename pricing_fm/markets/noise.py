@@ -36,6 +36,10 @@ class Noise(Part):
         silent = self.silent.all(axis=(1, 2)) if self.silent.any() else None
         return None if silent is None else np.flatnonzero(~silent)
 
+    def silence(self) -> Noise:
+        """The same markets without noise."""
+        return Noise(np.ones_like(self.silent))
+
     def draw(self, random: Streams, period: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Units customers want, shape of `mean`."""
         loud = self._loud

@@ -22,6 +22,7 @@ class Supply(Part):
     """
 
     is_shared = False
+    is_finite_season = False  # True = a stock for the whole season that is never added to: `describe_season` says which
     is_random = False  # True = resources come free by chance: `drift` and `build_kernel` say how
 
     def start(self, shape: tuple[int, int, int], volume: np.ndarray) -> np.ndarray:
@@ -55,6 +56,21 @@ class Supply(Part):
     def compute_final_value(self, state: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """Worth of what is left when the market ends, currency, `(markets, products, segments)`."""
         return np.zeros(shape)
+
+    def describe_season(self, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Resources of one market's season.
+
+        Args:
+            shape: (1, products, segments).
+
+        Returns:
+            Capacity in units `(resources,)`, units of each resource that a sale of each item takes
+            `(products x segments, resources)`, worth of a unit left at the end in currency `(resources,)`.
+
+        Raises:
+            ValueError: If the stock is not for a season.
+        """
+        raise ValueError(f"{type(self).__name__} is not a stock for a season")
 
     def build_grid(self) -> list[np.ndarray]:
         """Grid of every layer (or resource) of one market for a dynamic program.
@@ -115,6 +131,12 @@ class PerishableStock(Supply):
 
     units: np.ndarray
     salvage: np.ndarray
+    is_finite_season = True
+
+    def describe_season(self, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every item is its own resource; see `Supply`."""
+        capacity = np.broadcast_to(self.units, shape).reshape(-1).astype(np.float64)
+        return capacity, np.eye(len(capacity)), np.broadcast_to(self.salvage, shape).reshape(-1).astype(np.float64)
 
     def start(self, shape: tuple[int, int, int], volume: np.ndarray) -> np.ndarray:
         """One layer: units left. See `Supply`."""

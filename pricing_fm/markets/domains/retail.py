@@ -259,7 +259,7 @@ def _sample_assortment(market: Market, draws: Draws) -> Market:
     market = replace(market, volume=volume, demand=LogitDemand(utility, sensitivity))
     if market.family == "logit_stock":
         expected = volume * market.demand.respond(price, None)
-        stock = np.maximum(np.round(expected * market.num_periods * draws.between((0.5, 1.0))), 1.0)
+        stock = np.maximum(np.round(expected * market.num_periods * draws.between((0.15, 0.6))), 1.0)
         return replace(market, supply=PerishableStock(stock, np.zeros(shape)), ends=True)
     if market.family == "nested":
         nests = np.eye(2)[np.arange(shape[1]) % 2]
@@ -358,8 +358,9 @@ def _sample_supply(market: Market, draws: Draws) -> Market:
         delivery = np.maximum(np.round(volume * draws.between((0.9, 1.5))), 1.0)
         # Deliveries are agreed for the season: their cost is sunk, waste costs extra.
         return replace(market, supply=FreshStock(delivery, 0.1 * cost), costs=Costs(np.zeros_like(cost)))
-    level = np.ceil(volume * 2.0 + draws.between((0.5, 1.5)) * np.sqrt(2.0 * volume))
-    return replace(market, supply=LeadTimeStock(level, 0.02 * cost, 0.3 * cost))
+    # The shelf holds less than demand over the lead time: what is sold today is missed tomorrow.
+    level = np.maximum(np.round(volume * draws.between((0.7, 1.6))), 2.0)
+    return replace(market, supply=LeadTimeStock(level, 0.02 * cost, 0.1 * cost))
 
 
 def _sample_rival(market: Market, draws: Draws) -> Market:

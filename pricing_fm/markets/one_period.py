@@ -1,0 +1,204 @@
+"""Best prices for one period alone: closed forms, line searches, and joint optima of an assortment with a bound."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+
+from pricing_fm.markets.core import Market, MarketState, compute_mean_demand, compute_traffic, get_unit_cost
+from pricing_fm.markets.demand import (
+    LatentClassDemand,
+    LinearSystemDemand,
+    LogitDemand,
+    NestedLogitDemand,
+    OwnPriceDemand,
+)
+from pricing_fm.markets.memory import ReferencePrice
+from pricing_fm.markets.oracles import assortment_prices, linear_system_prices
+from pricing_fm.markets.payoffs import Margin
+
+_GRID = 64  # prices of the first look, equally spaced in logarithms
+_LADDER = 32  # prices of each of at most three items whose combinations are all tried
+_GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
+_REFINEMENTS = 40  # golden sections: the bracket shrinks to 1e-8 of two grid steps
+
+
+class JointOptimum(NamedTuple):
+    """Best prices of one market's assortment for one period.
+
+    Attributes:
+        prices: Currency per unit, `(products, segments)`.
+        reward: Expected reward at these prices, currency.
+        bound: Expected reward that no prices exceed, currency; infinite where no bound is known.
+    """
+
+    prices: np.ndarray
+    reward: float
+    bound: float
+
+
+def compute_price_bounds(market: Market, state: MarketState) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest admissible price of the period, currency, `(markets, products, segments)` each."""
+    return market.price_bounds[0] * state.list_price, market.price_bounds[1] * state.list_price
+
+
+def compute_expected_reward(market: Market, state: MarketState, prices: np.ndarray) -> np.ndarray:
+    """Expected reward of the period if nothing limited sales, currency, `(markets, products, segments)`."""
+    mean = compute_mean_demand(market, state, prices)
+    return market.payoff.compute_reward(mean, prices, get_unit_cost(market, state), mean)
+
+
+def compute_one_period_prices(market: Market, state: MarketState) -> np.ndarray:
+    """Prices, not rounded, that maximise each item's expected reward of this period if nothing limited sales.
+
+    Own-price demand with a plain margin is solved by bisection on its first-order condition; every other separable
+    family by a grid of prices and golden sections around the best of them.
+
+    Args:
+        market: Markets whose items do not take customers from each other.
+        state: State before the period.
+
+    Returns:
+        Currency per unit, `(markets, products, segments)`.
+
+    Raises:
+        ValueError: If the items are coupled; `compute_joint_optimum` solves those.
+    """
+    if not getattr(market.demand, "is_separable", True):
+        raise ValueError(f"the items of {market.domain}/{market.family} share customers; use compute_joint_optimum")
+    bounds = compute_price_bounds(market, state)
+    demand, memory = market.demand, market.memory
+    alike = memory is None or (isinstance(memory, ReferencePrice) and memory.is_symmetric)
+    if isinstance(demand, OwnPriceDemand) and type(market.payoff) is Margin and alike:
+        added = memory.gain if isinstance(memory, ReferencePrice) else 0.0
+        return demand.compute_optimal_price(get_unit_cost(market, state), bounds, added)
+    return _search_line(market, state, bounds)
+
+
+def _search_line(market: Market, state: MarketState, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    low, high = np.log(bounds[0]), np.log(bounds[1])
+    grid = np.linspace(0.0, 1.0, _GRID)
+    rewards = np.stack([compute_expected_reward(market, state, np.exp(low + x * (high - low))) for x in grid])
+    best = grid[rewards.argmax(axis=0)]
+    width = 1.0 / (_GRID - 1)
+    left, right = (low + np.clip(best + side * width, 0.0, 1.0) * (high - low) for side in (-1.0, 1.0))
+    for _ in range(_REFINEMENTS):
+        inner, outer = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
+        falls = compute_expected_reward(market, state, np.exp(inner)) >= compute_expected_reward(
+            market, state, np.exp(outer)
+        )
+        left, right = np.where(falls, left, inner), np.where(falls, outer, right)
+    return np.exp(0.5 * (left + right))
+
+
+def compute_joint_optimum(market: Market, state: MarketState, added_cost: np.ndarray | float = 0.0) -> JointOptimum:
+    """Best prices of all items of one market together, for one period, if nothing limited sales.
+
+    Args:
+        market: One market.
+        state: Its state.
+        added_cost: Added to every unit cost (the worth of a scarce resource), currency, `(products, segments)`.
+
+    Returns:
+        Prices from several starts of a quasi-Newton search and, for the logit family and linear systems with a plain
+        margin, an upper bound from the closed form without price bounds (for latent classes: every class priced by
+        itself).
+
+    Raises:
+        ValueError: If several markets are given.
+    """
+    if market.shape[0] != 1:
+        raise ValueError(f"market holds {market.shape[0]} markets; solve them one by one")
+    low, high = (bound[0] for bound in compute_price_bounds(market, state))
+    shape = market.shape[1:]
+    extra = np.broadcast_to(np.asarray(added_cost, dtype=np.float64), shape)
+    scale = float(np.abs(compute_expected_reward(market, state, state.list_price)).sum()) or 1.0
+
+    def loss(logs: np.ndarray) -> float:
+        prices = np.exp(logs).reshape(1, *shape)
+        mean = compute_mean_demand(market, state, prices)
+        reward = market.payoff.compute_reward(mean, prices, get_unit_cost(market, state), mean) - extra * mean
+        return -float(reward.sum()) / scale
+
+    box = list(zip(np.log(low).ravel(), np.log(high).ravel(), strict=True))
+    bound = _bound_reward(market, state, extra)
+    starts = [0.5 * (np.log(low) + np.log(high)), np.log(0.9 * high + 0.1 * low), np.log(0.7 * low + 0.3 * high)]
+    if bound is not None:
+        starts.insert(0, np.log(np.clip(bound[0], low, high)))
+    if low.size <= 3:
+        starts.append(np.log(_search_ladder(market, state, extra, low, high)))
+    found = [minimize(loss, start.ravel(), method="L-BFGS-B", bounds=box) for start in starts]
+    best = min(found, key=lambda result: result.fun)
+    prices = np.exp(best.x).reshape(shape)
+    reward = -float(best.fun) * scale
+    return JointOptimum(prices, reward, np.inf if bound is None else max(bound[1], reward))
+
+
+def _search_ladder(
+    market: Market, state: MarketState, extra: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Best of all combinations of a ladder of prices, so that no peak is missed, `(products, segments)`."""
+    each = np.geomspace(low.ravel(), high.ravel(), _LADDER)
+    combined = np.stack([axis.ravel() for axis in np.meshgrid(*each.T, indexing="ij")], axis=1)
+    prices = combined.reshape(-1, *low.shape)
+    rows = np.zeros(len(prices), dtype=int)
+    copies, states = market.select(rows), state.select(rows)
+    mean = compute_mean_demand(copies, states, prices)
+    reward = market.payoff.select(rows).compute_reward(mean, prices, get_unit_cost(copies, states), mean) - extra * mean
+    return prices[reward.sum(axis=(1, 2)).argmax()]
+
+
+def _bound_reward(market: Market, state: MarketState, extra: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Unconstrained optimum (prices, reward) of the closed forms; None where there is none."""
+    if type(market.payoff) is not Margin or market.memory is not None or market.rivals is not None:
+        return None
+    cost = np.maximum(get_unit_cost(market, state)[0] + extra, 0.0)
+    traffic = np.broadcast_to(compute_traffic(market, state), market.shape)[0]
+    demand, prices, total = market.demand, np.empty(market.shape[1:]), 0.0
+    for segment in range(market.shape[2]):
+        part = _bound_segment(demand, cost[:, segment], segment)
+        # A closed form needs one volume for all the products that share customers.
+        if part is None or np.ptp(traffic[:, segment]) > 1e-9 * traffic[0, segment]:
+            return None
+        prices[:, segment] = part[0]
+        total += traffic[0, segment] * part[1]
+    return prices, total
+
+
+def _bound_segment(demand: object, cost: np.ndarray, segment: int) -> tuple[np.ndarray, float] | None:
+    if isinstance(demand, LogitDemand | NestedLogitDemand):
+        nests = None
+        if isinstance(demand, NestedLogitDemand):
+            nests = [
+                {"products": np.flatnonzero(members).tolist(), "dissimilarity": float(dissimilarity)}
+                for members, dissimilarity in zip(
+                    demand.membership[0, :, 0].T, demand.dissimilarity[0, 0, 0], strict=True
+                )
+                if members.any()
+            ]
+        utility = np.broadcast_to(demand.utility[0], (len(cost), demand.utility.shape[2]))[:, segment]
+        steep = np.broadcast_to(demand.sensitivity[0], (len(cost), demand.sensitivity.shape[2]))[:, segment]
+        solved = assortment_prices(utility.tolist(), steep.tolist(), cost.tolist(), nests)
+        return np.array(solved["prices"]), float(solved["profit"])
+    if isinstance(demand, LatentClassDemand):
+        shape = (len(cost), demand.class_share.shape[-1])
+        utility = np.broadcast_to(demand.utility[0, :, segment], shape)
+        column = min(segment, demand.sensitivity.shape[2] - 1)
+        steep = np.broadcast_to(demand.sensitivity[0, :, column], shape)
+        share = demand.class_share[0, 0, min(segment, demand.class_share.shape[2] - 1)]
+        solved_classes = [
+            assortment_prices(utility[:, k].tolist(), steep[:, k].tolist(), cost.tolist()) for k in range(shape[1])
+        ]
+        prices = sum(w * np.array(one["prices"]) for w, one in zip(share, solved_classes, strict=True))
+        return np.asarray(prices), float(sum(w * one["profit"] for w, one in zip(share, solved_classes, strict=True)))
+    if isinstance(demand, LinearSystemDemand):
+        slope = demand.slope[0, :, min(segment, demand.slope.shape[2] - 1)]
+        intercept = np.broadcast_to(demand.intercept[0], (len(cost), demand.intercept.shape[2]))[:, segment]
+        solved = linear_system_prices(intercept.tolist(), slope.tolist(), cost.tolist())
+        prices = np.array(solved["joint_prices"])
+        sold = intercept - slope @ prices
+        # Where the closed form would sell less than nothing, demand is cut at zero and the form does not hold.
+        return (prices, float(((prices - cost) * sold).sum())) if np.all(sold >= 0) else None
+    return None
