@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pricing_fm.markets.dataset import write_dataset
+from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.logs import LogSettings, simulate_log
 from pricing_fm.markets.managers import ManagerSettings
-from pricing_fm.markets.parameters import RetailSettings
 from pricing_fm.recipe import read_recipe
 
 

@@ -15,6 +15,7 @@ from pricing_fm.markets import (
     simulate_log,
 )
 from pricing_fm.markets.continuation import _roll_out
+from pricing_fm.markets.supply import OrderUpToStock
 
 PERIODS = 6
 
@@ -27,8 +28,8 @@ def _log(num_markets=6, seed=0, managers=None, **market):
 def _with_noise(log):
     """The same market with stock that never runs out: drawn sales are counted instead of mean demand."""
     stock = np.full(log.parameters.shape, 1e6)
-    parameters = replace(log.parameters, stock_cover=stock)
-    return replace(log, parameters=parameters, state=replace(log.state, inventory=stock))
+    parameters = replace(log.parameters, supply=OrderUpToStock(stock))
+    return replace(log, parameters=parameters, state=log.state._replace(supply=np.stack([stock, stock], axis=-1)))
 
 
 @pytest.mark.parametrize("reference_share", [0.0, 1.0])

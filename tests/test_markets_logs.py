@@ -61,7 +61,7 @@ def test_randomised_prices_ignore_shock_and_manager_and_cover_the_ladder():
     log = _log(None, managers, randomized_periods=(20, 20), num_markets=60)
     drawn = log.arrays.price_is_intervention
     ratio = (log.arrays.price / log.arrays.list_price)[drawn]
-    shock = (log.arrays.hidden_shock / log.parameters.shock_scale)[drawn]
+    shock = (log.arrays.hidden_shock / log.parameters.shock.scale)[drawn]
     assert abs(np.corrcoef(ratio, shock)[0, 1]) < 0.04
     assert ratio.min() < 0.67
     assert ratio.max() > 1.27

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from pricing_fm.markets.dataset import write_dataset
+from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.logs import LogSettings, simulate_log
 from pricing_fm.markets.managers import MANAGERS, ManagerSettings
-from pricing_fm.markets.parameters import RetailSettings
 
 HERE = Path(__file__).resolve().parent
 # Categories take turns in this order, so that the two plain ones of the default have a promoter and a demand follower.

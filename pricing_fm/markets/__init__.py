@@ -9,10 +9,10 @@ from pricing_fm.markets.continuation import (
     compute_oracle,
     compute_outcome,
 )
+from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.environments import RetailEnv, RetailVectorEnv, register_environments
 from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
 from pricing_fm.markets.managers import MANAGERS, ManagerSettings
-from pricing_fm.markets.parameters import RetailParameters, RetailSettings
 
 __all__ = [
     "MANAGERS",
@@ -22,7 +22,6 @@ __all__ = [
     "MarketOracle",
     "RetailBatch",
     "RetailEnv",
-    "RetailParameters",
     "RetailSettings",
     "RetailTruth",
     "RetailVectorEnv",

@@ -1,7 +1,8 @@
 """What would have happened next: the expected profit of a logged market under any prices, its manager, and its oracle.
 
-Unit costs and list prices stay those of the last logged week. Without a stock limit values are exact; with one they are
-means over rollouts that all plans share, so that two plans are compared on the same luck.
+Unit costs and list prices stay those of the last logged period. Where nothing limits sales values are exact; elsewhere
+(and with regimes or payoffs that know more than the margin) they are means over rollouts that all plans share, so that
+two plans are compared on the same luck.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pricing_fm.markets import core
+from pricing_fm.markets.core import Market
+from pricing_fm.markets.log_truth import compute_optimal_prices
 from pricing_fm.markets.logs import SimulatedLog
-from pricing_fm.markets.managers import decide
-from pricing_fm.markets.parameters import RetailParameters, round_to_tick
-from pricing_fm.markets.retail import compute_mean_demand, compute_myopic_price, step
+from pricing_fm.markets.managers import decide, split_by_manager
+from pricing_fm.markets.memory import ReferencePrice
+from pricing_fm.markets.payoffs import Margin
+from pricing_fm.markets.prices import round_to_tick
 from pricing_fm.markets.streams import build_streams
 
 _GRID_POINTS = 17  # candidates per round of the coarse-to-fine search over whole coins
@@ -23,10 +28,10 @@ _ASCENT_PASSES = 4
 
 @dataclass(frozen=True)
 class FutureOutcome:
-    """Expected course of the weeks after a log. Arrays `(items, periods)`, items in the order of `SimulatedLog.items`.
+    """Expected course of the periods after a log. Arrays `(items, periods)`, items as in `SimulatedLog.items`.
 
     Attributes:
-        profit: Expected (price - cost) x sales, currency a week.
+        profit: Expected reward, currency a period: (price - cost) x sales, less charges where there are any.
         demand: Expected units customers want.
         sales: Expected units sold.
         exact: True = closed form, False = mean over rollouts, `(items,)`.
@@ -53,9 +58,11 @@ class MarketOracle:
         value: Expected profit of `prices`, currency, `(items,)`.
         constant_value: Expected profit of `constant_prices`.
         upper_bound: Expected profit that no prices inside the bounds exceed: the optimum with unlimited stock, since
-            everything but price scales demand at all prices alike. Infinite where customers remember prices.
-        method: "exact" (no stock limit, no memory), "path_ascent" (memory: coordinate ascent from the best constant, a
-            local optimum) or "rollouts" (stock limit: best constant over shared rollouts), `(items,)`.
+            everything but price scales demand at all prices alike. Infinite where customers remember prices or rivals
+            answer them, and where the reward is more than a margin.
+        method: "exact" (no stock limit, no memory), "path_ascent" (memory or rivals: coordinate ascent from the best
+            constant, a local optimum) or "rollouts" (stock limit, regimes, other payoffs: best constant over shared
+            rollouts), `(items,)`.
     """
 
     prices: np.ndarray
@@ -73,20 +80,21 @@ def compute_outcome(
     promotions: np.ndarray | None = None,
     num_rollouts: int = 64,
 ) -> FutureOutcome:
-    """Expected outcome of the next weeks under given prices.
+    """Expected outcome of the next periods under given prices.
 
     Args:
         log: Logged markets.
         prices: Currency per unit, `(items,)` for constant prices or `(items, num_periods)`.
-        num_periods: Weeks after the log, >= 1.
-        promotions: 1 in promoted weeks, `(items, num_periods)`; None = no promotion.
+        num_periods: Periods after the log, >= 1.
+        promotions: 1 in promoted periods, `(items, num_periods)`; None = no promotion.
         num_rollouts: Repetitions where stock is limited.
 
     Returns:
         Expected profit, demand and sales.
 
     Raises:
-        ValueError: If a shape is wrong, a price is not positive and finite, or a count is below 1.
+        ValueError: If a shape is wrong, a price is not positive and finite, a count is below 1, or the market ends
+            before.
     """
     path = _check_plan(log, "prices", prices, num_periods, num_rollouts)
     if not np.all(np.isfinite(path) & (path > 0)):
@@ -100,13 +108,13 @@ def compute_manager_outcome(
 ) -> FutureOutcome:
     """Expected outcome when the logged manager goes on setting prices by habit; promotions are planned, not chosen.
 
-    Where stock is unlimited, the known value of the myopic optimum on the same rollouts serves as control variate: the
-    manager then never exceeds an optimum by luck.
+    Where stock is unlimited, a path of known value on the same rollouts serves as control variate: the myopic optimum
+    where it is known (the manager then never exceeds an optimum by luck), else the list price.
 
     Args:
         log: Logged markets.
-        num_periods: Weeks after the log, >= 1.
-        promotions: 1 in promoted weeks, `(items, num_periods)`; None = no promotion.
+        num_periods: Periods after the log, >= 1.
+        promotions: 1 in promoted periods, `(items, num_periods)`; None = no promotion.
         num_rollouts: Repetitions; the manager's prices follow the hidden shock, so every market is rolled out.
 
     Returns:
@@ -117,12 +125,11 @@ def compute_manager_outcome(
     """
     promoted = _promotions(log, promotions, num_periods, num_rollouts)
     manager = _roll_out(log, None, promoted, num_rollouts)
-    regular = log.state.list_price
-    best = compute_myopic_price(log.parameters, log.state.cost, (0.5 * regular, 2.0 * regular))
+    best = _find_control_prices(log)
     path = np.broadcast_to(best[..., None], promoted.shape)
     rolled = _roll_out(log, path, promoted, num_rollouts)
     known = _compute_exactly(log, path, promoted)
-    exact = _is_unlimited(log)
+    exact = _is_exact(log)
     parts = [np.where(exact[:, None], m + k - r, m) for m, k, r in zip(manager, known, rolled, strict=True)]
     return FutureOutcome(parts[0], parts[1], parts[2], np.zeros(log.num_items, dtype=bool))
 
@@ -138,9 +145,9 @@ def compute_oracle(
 
     Args:
         log: Logged markets.
-        num_periods: Weeks after the log, >= 1.
+        num_periods: Periods after the log, >= 1.
         price_bounds: Lowest and highest admissible price as multiples of the list price after the log.
-        promotions: 1 in promoted weeks, `(items, num_periods)`; None = no promotion.
+        promotions: 1 in promoted periods, `(items, num_periods)`; None = no promotion.
         num_rollouts: Repetitions where stock is limited.
 
     Returns:
@@ -151,9 +158,14 @@ def compute_oracle(
     """
     if not 0 < price_bounds[0] <= price_bounds[1]:
         raise ValueError(f"price_bounds is {price_bounds}; it must be a positive, increasing pair")
+    if not log.parameters.is_separable:
+        raise ValueError(
+            f"the items of {log.parameters.domain}/{log.parameters.family} are coupled, so they have no oracle of their"
+            " own; compare outcomes of whole markets"
+        )
     promoted = _promotions(log, promotions, num_periods, num_rollouts)
     low, high = _coin_bounds(log, price_bounds)
-    unlimited, memory = _is_unlimited(log), _flat(log, log.parameters.reference_effect) > 0
+    unlimited, memory = _is_exact(log), _has_memory(log)
 
     def exact_value(coins: np.ndarray) -> np.ndarray:
         return _compute_exactly(log, _to_path(log, coins, num_periods), promoted)[0].sum(axis=1)
@@ -174,7 +186,8 @@ def compute_oracle(
         plan = _ascend_path(log, plan, (low, high), promoted, ascent)
     constant_path, path = _to_path(log, constant, num_periods), _to_path(log, plan, num_periods)
     free = _to_path(log, _search_coins(exact_value, low, high), num_periods)
-    bound = np.where(memory, np.inf, _compute_exactly(log, free, promoted)[0].sum(axis=1))
+    unbounded = memory | (not _earns_margin_alone(log.parameters))
+    bound = np.where(unbounded, np.inf, _compute_exactly(log, free, promoted)[0].sum(axis=1))
     return MarketOracle(
         prices=path.reshape(log.num_items, num_periods),
         constant_prices=constant_path[..., 0].reshape(-1),
@@ -190,6 +203,12 @@ def _check_plan(log: SimulatedLog, name: str, plan: np.ndarray, num_periods: int
     for argument, value in (("num_periods", num_periods), ("num_rollouts", num_rollouts)):
         if value < 1:
             raise ValueError(f"{argument} is {value}; it must be 1 or more")
+    market, done = log.parameters, int(log.state.period[0])
+    if market.ends and done + num_periods > market.num_periods:
+        raise ValueError(
+            f"num_periods is {num_periods}, but {market.domain}/{market.family} ends"
+            f" {market.num_periods - done} periods after the log"
+        )
     values = np.asarray(plan, dtype=np.float64)
     if values.shape == (log.num_items,):
         values = np.repeat(values[:, None], num_periods, axis=1)
@@ -206,7 +225,9 @@ def _promotions(log: SimulatedLog, promotions: np.ndarray | None, num_periods: i
 
 
 def _compute_outcome(log: SimulatedLog, prices: np.ndarray, promotions: np.ndarray, num_rollouts: int) -> FutureOutcome:
-    unlimited = _is_unlimited(log)
+    unlimited = _is_exact(log)
+    if not unlimited.any():
+        return FutureOutcome(*_roll_out(log, prices, promotions, num_rollouts), unlimited)
     parts = _compute_exactly(log, prices, promotions)
     if not unlimited.all():
         rolled = _roll_out(log, prices, promotions, num_rollouts)
@@ -219,21 +240,28 @@ def _compute_outcome(log: SimulatedLog, prices: np.ndarray, promotions: np.ndarr
 def _compute_exactly(
     log: SimulatedLog, prices: np.ndarray, promotions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Profit, demand and sales without a stock limit: the mean of the log-normal shock is known given today's."""
-    parameters, state = log.parameters, log.state
-    persistence, variance = parameters.shock_persistence, parameters.shock_scale**2
-    reference, demands = state.reference_price, []
+    """Profit, demand and sales without a stock limit: the mean of the log-normal shock is known given today's.
+
+    Memories move with mean demand per customer, from which the shock drops out, and rivals with prices.
+    """
+    market, state = log.parameters, log.state
+    shock, memory, rivals, demands = state.shock, state.memory, state.rivals, []
     for ahead in range(prices.shape[-1]):
-        decay = persistence**ahead
-        # Mean of exp(shock) given today's shock, written as the log shock that has this factor.
-        log_shock = decay * log.state.log_shock + 0.5 * variance * (1.0 - decay**2)
-        here = replace(state, period=state.period + ahead, log_shock=log_shock, reference_price=reference)
+        if market.shock is not None:
+            decay = market.shock.persistence**ahead
+            # Mean of exp(shock) given today's shock, written as the log shock that has this factor.
+            shock = decay * state.shock + 0.5 * market.shock.scale**2 * (1.0 - decay**2)
+        here = state._replace(period=state.period + ahead, shock=shock, memory=memory, rivals=rivals)
         price = prices[..., ahead]
-        demands.append(compute_mean_demand(parameters, here, price, promotions[..., ahead]))
-        memory = parameters.reference_memory
-        reference = np.exp(memory * np.log(reference) + (1.0 - memory) * np.log(price))
+        mean = core.compute_mean_demand(market, here, price, promotions[..., ahead])
+        demands.append(mean)
+        if market.memory is not None:
+            traffic = core.compute_traffic(market, here)
+            memory = market.memory.advance(memory, mean, traffic, price, here.period)
+        if market.rivals is not None:
+            rivals = market.rivals.advance(rivals, price, here.period)
     demand = np.stack(demands, axis=-1)
-    profit = (prices - state.cost[..., None]) * demand
+    profit = (prices - core.get_unit_cost(market, state)[..., None]) * demand
     flat = (log.num_items, prices.shape[-1])
     return profit.reshape(flat), demand.reshape(flat), demand.reshape(flat)
 
@@ -241,37 +269,67 @@ def _compute_exactly(
 def _roll_out(
     log: SimulatedLog, prices: np.ndarray | None, promotions: np.ndarray, num_rollouts: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over rollouts; `prices` None lets the managers decide. Unlimited markets count mean demand, not draws."""
+    """Means over rollouts; `prices` None lets the managers decide. Unlimited items count mean demand, not draws."""
     rows = np.repeat(np.arange(len(log.market_ids)), num_rollouts)
     rollout = np.tile(np.arange(1, num_rollouts + 1), len(log.market_ids))
     random = build_streams(log.settings.seed, log.market_ids[rows], rollout)
-    parameters, state, habits = (
-        _freeze_costs(log.parameters).select(rows),
-        log.state.select(rows),
-        log.habits.select(rows),
-    )
+    market = _freeze_costs(log.parameters).select(rows)
+    state, habits = log.state.select(rows), log.habits.select(rows)
+    desks = split_by_manager(habits, market)
     parts: list[list[np.ndarray]] = [[], [], []]
     for ahead in range(promotions.shape[-1]):
-        price = decide(habits, parameters, state, random).prices if prices is None else prices[rows, ..., ahead]
-        cost, unlimited = state.cost, np.isinf(state.inventory)
-        state, observation, _, info = step(parameters, state, price, promotions[rows, ..., ahead], random)
-        sales = np.where(unlimited, info.mean_demand, observation.units)
-        for part, values in zip(parts, ((price - cost) * sales, info.mean_demand, sales), strict=True):
+        price = decide(habits, market, state, random, desks).prices if prices is None else prices[rows, ..., ahead]
+        cost, unlimited = core.get_unit_cost(market, state), np.isinf(core.get_inventory(market, state))
+        state, observation, reward, truth = core.step(market, state, price, random, promotions[rows, ..., ahead])
+        sales = np.where(unlimited, truth.mean_demand, observation.units)
+        if isinstance(market.payoff, Margin):
+            reward = np.where(unlimited, (price - cost) * truth.mean_demand, reward)
+        if ahead == promotions.shape[-1] - 1 and np.all(state.period == market.num_periods):
+            reward = reward + core.compute_final_value(market, state)
+        for part, values in zip(parts, (reward, truth.mean_demand, sales), strict=True):
             part.append(values.reshape(len(log.market_ids), num_rollouts, -1).mean(axis=1).reshape(-1))
     profit, demand, sold = (np.stack(part, axis=-1) for part in parts)
     return profit, demand, sold
 
 
-def _freeze_costs(parameters: RetailParameters) -> RetailParameters:
-    return replace(parameters, cost_change_probability=np.zeros_like(parameters.cost_change_probability))
+def _find_control_prices(log: SimulatedLog) -> np.ndarray:
+    """The whole coin nearest to the myopic optimum that earns most, or the list price where no optimum is known."""
+    market, state = log.parameters, log.state
+    regular, cost, tick = state.list_price, core.get_unit_cost(market, state), market.price_tick
+    best = compute_optimal_prices(market, cost[None], regular[None])[0]
+    best = np.where(np.isnan(best), regular, best)
+    candidates = [round_to_tick((np.floor(best / tick) + side) * tick, tick) for side in (0.0, 1.0)]
+    low, high = ((price - cost) * core.compute_mean_demand(market, state, price) for price in candidates)
+    return np.where(low >= high, *candidates)
+
+
+def _freeze_costs(market: Market) -> Market:
+    return replace(market, costs=replace(market.costs, change_probability=None))
+
+
+def _is_exact(log: SimulatedLog) -> np.ndarray:
+    """Whether an item's value has a closed form: margins, no limit on its sales, no regimes, `(items,)`."""
+    if log.parameters.regimes is not None or not _earns_margin_alone(log.parameters):
+        return np.zeros(log.num_items, dtype=bool)
+    return np.isinf(core.get_inventory(log.parameters, log.state)).reshape(-1)
+
+
+def _earns_margin_alone(market: Market) -> bool:
+    return isinstance(market.payoff, Margin)
+
+
+def _has_memory(log: SimulatedLog) -> np.ndarray:
+    """Whether prices of one period move an item's demand in later ones, `(items,)`."""
+    memory = log.parameters.memory
+    if log.parameters.rivals is not None:
+        return np.ones(log.num_items, dtype=bool)
+    if isinstance(memory, ReferencePrice):
+        return (_flat(log, memory.gain) > 0) | (_flat(log, memory.loss) > 0)
+    return np.full(log.num_items, memory is not None)
 
 
 def _flat(log: SimulatedLog, values: np.ndarray) -> np.ndarray:
     return np.broadcast_to(values, log.parameters.shape).reshape(-1)
-
-
-def _is_unlimited(log: SimulatedLog) -> np.ndarray:
-    return np.isinf(_flat(log, log.parameters.stock_cover))
 
 
 def _coin_bounds(log: SimulatedLog, price_bounds: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ import yaml
 
 from pricing_fm import names
 from pricing_fm.markets.logs import SimulatedLog
-from pricing_fm.markets.responses import FAMILIES
 
 _SCHEMA = {
     **{name: name for name in (names.ITEM_ID, names.TIMESTAMP, names.UNITS, names.PRICE, names.CATEGORY)},
@@ -59,7 +58,7 @@ def render_dataset_card(log: SimulatedLog, title: str, command: str) -> str:
         "tags": ["pricing", "demand", "simulated", "causal-inference"],
         "size_categories": [size],
     }
-    families = ", ".join(FAMILIES[code] for code in np.unique(log.parameters.family))
+    families = log.parameters.family
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).rstrip(),
@@ -72,7 +71,7 @@ def render_dataset_card(log: SimulatedLog, title: str, command: str) -> str:
         f"    {command}",
         "",
         f"{rows:,} rows: {log.num_items:,} items in {panel[names.CATEGORY].nunique()} categories,"
-        f" {log.settings.num_periods} weeks from {log.settings.start}. Demand families: {families}.",
+        f" {log.settings.num_periods} weeks from {log.settings.first_day:%Y-%m-%d}. Demand families: {families}.",
         "",
         "| file | what it holds |",
         "|---|---|",

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pricing_fm import names
+from pricing_fm.markets import core
+from pricing_fm.markets.core import Market, MarketState
+from pricing_fm.markets.domains import DOMAINS, Domain, RetailSettings
+from pricing_fm.markets.hidden_demand import compute_hidden_factor
+from pricing_fm.markets.interventions import plan_interventions
+from pricing_fm.markets.log_truth import compute_elasticities, compute_optimal_prices, needs_states
 from pricing_fm.markets.managers import (
     DEMAND_FOLLOWER,
     MANAGERS,
     Habits,
     ManagerSettings,
     decide,
-    round_to_ladder,
+    keep_inside_bounds,
     sample_habits,
+    split_by_manager,
 )
-from pricing_fm.markets.parameters import RetailParameters, RetailSettings, sample_retail_parameters
-from pricing_fm.markets.retail import (
-    RetailState,
-    compute_myopic_price,
-    compute_short_run_elasticity,
-    start_retail,
-    step,
-)
-from pricing_fm.markets.streams import INTERVENTION, Streams, build_streams
+from pricing_fm.markets.streams import build_streams
+from pricing_fm.panel.frequency import Frequency
 
-_INTERVENTION_PROMOTION = 0.1  # chance of a promotion in a randomised week, drawn apart from the price
+# Later seasons of a market draw from repetitions of its stream that no continuation of a log reaches.
+_SEASONS = 2**32
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,28 @@ class LogSettings:
 
     Attributes:
         num_markets: Markets (store x category) side by side.
-        num_periods: Weeks logged.
-        start: First day of the first week, ISO date.
+        num_periods: Periods logged. Markets that end (a departure, a season) start anew when one is over.
+        start: First day of the first period, ISO date; None = 2022-01-03, a Monday, or for domains that count in months
+            2000-01-01.
         randomized_periods: Shortest and longest stretch at the end of an item's log in which prices are drawn at random
             whatever the manager did before; None = none.
         randomized_share: Share of the items that have such a stretch.
         randomized_categories: Number of leading categories that may have it; None = all. The others are plain logs.
-        intervention_ladder: Multiples of the list price that are drawn, each with the same chance.
+        intervention_ladder: Multiples of the list price that are drawn, each with the same chance; those outside the
+            market's price bounds are left out.
         seed: Seed of everything, >= 0.
         first_market: Name of the first market; batches of one seed with other names continue one data set.
         name: Prefix of the category names; None = the seed.
+        domain: Domain of the markets, from `domains.DOMAINS`.
+        family: Family of the domain; None = its first. A log holds one family.
 
     Raises:
-        ValueError: If a count or share is out of bounds.
+        ValueError: If a count or share is out of bounds, or the domain or family is unknown.
     """
 
     num_markets: int = 12
     num_periods: int = 120
-    start: str = "2022-01-03"
+    start: str | None = None
     randomized_periods: tuple[int, int] | None = None
     randomized_share: float = 1.0
     randomized_categories: int | None = None
@@ -62,6 +69,8 @@ class LogSettings:
     seed: int = 0
     first_market: int = 0
     name: str | None = None
+    domain: str = "retail"
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_markets < 1 or self.num_periods < 2:
@@ -79,13 +88,27 @@ class LogSettings:
             raise ValueError(f"randomized_share is {self.randomized_share}; it must lie in [0, 1]")
         if not self.intervention_ladder or min(self.intervention_ladder) <= 0:
             raise ValueError(f"intervention_ladder is {self.intervention_ladder}; it needs positive multiples")
+        if self.domain not in DOMAINS:
+            raise ValueError(f"domain is {self.domain!r}; known domains: {', '.join(DOMAINS)}")
+        if self.family is not None and self.family not in DOMAINS[self.domain].families:
+            raise ValueError(
+                f"family is {self.family!r}; known families of {self.domain}: "
+                + ", ".join(DOMAINS[self.domain].families)
+            )
+
+    @property
+    def first_day(self) -> pd.Timestamp:
+        """Start of the first period."""
+        default = "2000-01-01" if Frequency.parse(DOMAINS[self.domain].frequency).months else "2022-01-03"
+        return pd.Timestamp(self.start if self.start is not None else default)
 
 
 @dataclass(frozen=True)
 class LoggedArrays:
-    """The log as arrays of shape `(periods, markets, products, segments)`; see `RetailObservation` and `RetailInfo`.
+    """The log as arrays of shape `(periods, markets, products, segments)`; see `core.Observation` and `core.Truth`.
 
-    `price_is_intervention` is True where the price was drawn at random, whatever the manager did before.
+    `price_is_intervention` is True where the price was drawn at random, whatever the manager did before; `hidden_shock`
+    is the log factor of all that is hidden on demand, regimes included; `competitor_price` is None without rivals.
     """
 
     units: np.ndarray
@@ -98,6 +121,7 @@ class LoggedArrays:
     propensity: np.ndarray
     mean_demand: np.ndarray
     hidden_shock: np.ndarray
+    competitor_price: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -108,19 +132,26 @@ class SimulatedLog:
         settings: How it was logged.
         parameters: Truth of the markets.
         habits: How the managers work.
-        state: State after the last logged week.
+        state: State after the last logged period.
         market_ids: Names of the markets, int64, `(markets,)`.
         num_stores: Stores per category.
         arrays: The log, period first.
+        states: State before every period, where the truth's elasticity has no closed form; else empty.
     """
 
     settings: LogSettings
-    parameters: RetailParameters
+    parameters: Market
     habits: Habits
-    state: RetailState
+    state: MarketState
     market_ids: np.ndarray
     num_stores: int
     arrays: LoggedArrays
+    states: tuple[MarketState, ...] = ()
+
+    @property
+    def domain(self) -> Domain:
+        """What the markets are examples of."""
+        return DOMAINS[self.settings.domain]
 
     @property
     def num_items(self) -> int:
@@ -129,7 +160,10 @@ class SimulatedLog:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """One row per item in the order of per-item arrays: item_id, category, product_id, location_id, segment."""
+        """One row per item in the order of per-item arrays: item_id, category, product_id, location_id, segment.
+
+        Where products of a market take customers from each other (or bring them), `substitute_group` names them.
+        """
         markets, products, segments = self.parameters.shape
         category, store = np.divmod(self.market_ids, self.num_stores)
         prefix = self.settings.name if self.settings.name is not None else f"s{self.settings.seed}"
@@ -141,6 +175,10 @@ class SimulatedLog:
         ]
         frame = pd.DataFrame(rows, columns=[names.CATEGORY, names.PRODUCT_ID, names.LOCATION_ID, names.SEGMENT])
         item_id = frame[names.PRODUCT_ID] + "|" + frame[names.LOCATION_ID]
+        if not self.parameters.demand.is_separable and products > 1:
+            frame[names.SUBSTITUTE_GROUP] = frame[names.CATEGORY] + "|" + frame[names.LOCATION_ID]
+            if segments > 1:
+                frame[names.SUBSTITUTE_GROUP] += "|" + frame[names.SEGMENT]
         if segments > 1:
             item_id = item_id + "|" + frame[names.SEGMENT]
         else:
@@ -150,15 +188,20 @@ class SimulatedLog:
 
     @cached_property
     def panel(self) -> pd.DataFrame:
-        """The log under panel column names, sorted by item and week; `inventory` is NaN where no stock is kept.
+        """The log under panel column names, sorted by item and period.
 
-        `propensity` is the probability of the price given all that the manager knew.
+        `inventory` is NaN where nothing limits sales (absent where nothing limits any item), `competitor_price` is the
+        rival's price as reported: late now and then, NaN where it is missing (absent without rivals). `propensity` is
+        the probability of the price given all that the manager knew.
         """
         frame = self._index()
         for column in (names.UNITS, names.PRICE, names.LIST_PRICE, names.COST):
             frame[column] = self._column(column)
-        inventory = self._column(names.INVENTORY)
-        frame[names.INVENTORY] = np.where(np.isinf(inventory), np.nan, inventory)
+        if self.parameters.supply is not None:
+            inventory = self._column(names.INVENTORY)
+            frame[names.INVENTORY] = np.where(np.isinf(inventory), np.nan, inventory)
+        if self.arrays.competitor_price is not None:
+            frame[names.COMPETITOR_PRICE] = _item_major(self.arrays.competitor_price)
         for column in ("promotion", names.PRICE_IS_INTERVENTION, "propensity"):
             frame[column] = self._column(column)
         for column in self.items.columns[1:]:
@@ -169,16 +212,20 @@ class SimulatedLog:
     def truth(self) -> pd.DataFrame:
         """What only the simulator knows, row for row with `panel`.
 
-        Columns: item_id; timestamp; mean_demand (units, given price, promotion and shock); elasticity (minus
-        d log demand / d log price at the logged price, within the week, > 0); optimal_price (myopic optimum of the
-        expected margin within half to twice the list price, currency, not rounded); hidden_shock (log factor on
-        demand, whose exponential has mean 1); manager; confounding (of a demand follower, else 0).
+        Columns: item_id; timestamp; mean_demand (units, given price, promotion and all that is hidden); elasticity
+        (minus d log demand / d log own price at the logged price, within the period); optimal_price (myopic optimum of
+        the expected margin within the market's price bounds, stock limits aside, currency, not rounded; NaN where it
+        has no closed form: coupled items, memories that treat rises and falls differently, payoffs other than the
+        margin); hidden_shock (log factor of shock and regime on demand, whose exponential has mean 1); manager;
+        confounding (of a demand follower, else 0).
         """
         frame = self._index()
         frame["mean_demand"] = self._column("mean_demand")
-        elasticity = np.stack([compute_short_run_elasticity(self.parameters, price) for price in self.arrays.price])
-        frame["elasticity"] = _item_major(elasticity)
-        frame["optimal_price"] = _item_major(self._optimal_prices())
+        arrays = self.arrays
+        frame["elasticity"] = _item_major(
+            compute_elasticities(self.parameters, self.states, arrays.price, arrays.promotion)
+        )
+        frame["optimal_price"] = _item_major(compute_optimal_prices(self.parameters, arrays.cost, arrays.list_price))
         frame["hidden_shock"] = self._column("hidden_shock")
         rows_per_market = self.num_items // len(self.market_ids) * self.settings.num_periods
         confounding = np.where(self.habits.manager == DEMAND_FOLLOWER, self.habits.confounding[:, 0, 0], 0.0)
@@ -187,118 +234,97 @@ class SimulatedLog:
         return frame
 
     def _index(self) -> pd.DataFrame:
-        periods = self.settings.num_periods
-        weeks = pd.date_range(self.settings.start, periods=periods, freq="7D").to_numpy().astype("datetime64[s]")
+        periods, frequency = self.settings.num_periods, Frequency.parse(self.domain.frequency)
+        days = [frequency.step(self.settings.first_day, ahead) for ahead in range(periods)]
+        times = pd.DatetimeIndex(days).to_numpy().astype("datetime64[s]")
         return pd.DataFrame(
             {
                 names.ITEM_ID: np.repeat(self.items[names.ITEM_ID].to_numpy(), periods),
-                names.TIMESTAMP: np.tile(weeks, self.num_items),
+                names.TIMESTAMP: np.tile(times, self.num_items),
             }
         )
 
     def _column(self, name: str) -> np.ndarray:
         return _item_major(getattr(self.arrays, name))
 
-    def _optimal_prices(self) -> np.ndarray:
-        """Solved once per stretch of constant cost and list price, then carried forward."""
-        cost, list_price = self.arrays.cost, self.arrays.list_price
-        moved = np.ones(cost.shape, dtype=bool)
-        moved[1:] = (cost[1:] != cost[:-1]) | (list_price[1:] != list_price[:-1])
-        result = np.full(cost.shape, np.nan)
-        period, market, product, segment = np.nonzero(moved)
-        regular = list_price[moved].reshape(-1, 1, 1)
-        prices = compute_myopic_price(
-            self.parameters.select_items((market, product, segment)),
-            cost[moved].reshape(-1, 1, 1),
-            (0.5 * regular, 2.0 * regular),
-        )
-        result[period, market, product, segment] = prices.ravel()
-        last = np.maximum.accumulate(np.where(moved, np.arange(len(cost)).reshape(-1, 1, 1, 1), 0), axis=0)
-        return np.take_along_axis(result, last, axis=0)
-
 
 def simulate_log(
-    market: RetailSettings | None = None, managers: ManagerSettings | None = None, log: LogSettings | None = None
+    market: Any | None = None,
+    managers: ManagerSettings | None = None,
+    log: LogSettings | None = None,
+    on_period: Callable[[int], None] | None = None,
 ) -> SimulatedLog:
-    """Run retail markets under their managers and keep the log.
+    """Run markets of one family under their managers and keep the log.
 
     Args:
-        market: Ranges of the truth; None = the defaults.
+        market: Ranges of the truth, of the settings type of `log.domain` (`RetailSettings` for retail); None = the
+            domain's defaults.
         managers: Ranges of the managers' habits; None = the defaults.
-        log: Sizes, seed and randomised stretch; None = the defaults.
+        log: Domain, family, sizes, seed and randomised stretch; None = the defaults.
+        on_period: Called with the number of periods done after each, for progress; None = nothing is called.
 
     Returns:
         The log with its panel, its truth and all that is needed to continue it.
+
+    Raises:
+        ValueError: If the settings are of another domain, or a manager needs what the market lacks.
     """
-    market, managers, log = market or RetailSettings(), managers or ManagerSettings(), log or LogSettings()
-    ids = np.arange(log.first_market, log.first_market + log.num_markets)
-    parameters = sample_retail_parameters(market, ids, log.seed)
-    habits = sample_habits(managers, parameters, ids, market.num_stores, log.seed)
+    managers, log = managers or ManagerSettings(), log or LogSettings()
+    truth, ids, num_stores = _sample_market(market, log)
+    habits = sample_habits(managers, truth, ids, num_stores, log.seed)
     random = build_streams(log.seed, ids)
-    state = start_retail(parameters, random)
-    random_prices = _plan_interventions(log, ids // market.num_stores, parameters.shape, random)
-    records: dict[str, np.ndarray] = {
-        field.name: np.empty((log.num_periods, *parameters.shape)) for field in fields(LoggedArrays)
-    }
-    records["price_is_intervention"] = random_prices.here
-    for period in range(log.num_periods):
-        decision = decide(habits, parameters, state, random)
-        prices, promotions, propensity = decision.prices, decision.promotions, decision.propensities
-        drawn = random_prices.here[period]
-        if np.any(drawn):
-            multiplier = random_prices.multiplier[period]
-            prices = np.where(drawn, round_to_ladder(state.list_price, multiplier, parameters.price_tick), prices)
-            promotions = np.where(drawn, random_prices.promotion[period], promotions)
-            propensity = np.where(drawn, random_prices.propensity[period], propensity)
-        state, observation, _, info = step(parameters, state, prices, promotions, random)
-        for field in fields(observation):
-            records[field.name][period] = getattr(observation, field.name)
-        records["propensity"][period] = propensity
-        records["mean_demand"][period], records["hidden_shock"][period] = info.mean_demand, info.hidden_shock
-    return SimulatedLog(log, parameters, habits, state, ids, market.num_stores, LoggedArrays(**records))
-
-
-@dataclass(frozen=True)
-class _Interventions:
-    """Randomised prices of every period; arrays `(periods, markets, products, segments)`."""
-
-    here: np.ndarray  # True = the price is drawn at random
-    multiplier: np.ndarray  # of the list price
-    propensity: np.ndarray  # of the multiplier, given those of the weeks before
-    promotion: np.ndarray
-
-
-def _plan_interventions(
-    log: LogSettings, category: np.ndarray, shape: tuple[int, int, int], random: Streams
-) -> _Interventions:
-    """Draw each item's randomised stretch: half keep one price throughout, the others change it now and then."""
-    periods = log.num_periods
-    here = np.zeros((periods, *shape), dtype=bool)
-    multiplier, propensity, promotion = (np.ones((periods, *shape)) for _ in range(3))
-    if log.randomized_periods is None:
-        return _Interventions(here, multiplier, propensity, promotion)
-    low, high = log.randomized_periods
-    plan = random.uniform(periods, INTERVENTION, (4, *shape[1:]))
-    length = low + (plan[:, 0] * (high - low + 1)).astype(int)
-    takes_part = plan[:, 1] < log.randomized_share
+    state = core.start(truth, random)
+    eligible = np.full(len(ids), True)
     if log.randomized_categories is not None:
-        takes_part &= (category < log.randomized_categories).reshape(-1, 1, 1)
-    start = np.where(takes_part, periods - length, periods)
-    redraw = np.where(plan[:, 2] < 0.5, 0.0, 0.2 + 0.8 * plan[:, 3])
+        eligible = ids // num_stores < log.randomized_categories
     ladder = np.array(log.intervention_ladder)
-    current = np.ones(shape)
-    for period in range(periods - high, periods):
-        draws = random.uniform(period, INTERVENTION, (3, *shape[1:]))
-        fresh = (period == start) | ((period > start) & (draws[:, 0] < redraw))
-        drawn = ladder[(draws[:, 1] * len(ladder)).astype(int)]
-        current, previous = np.where(fresh, drawn, current), current
-        # A redraw may return the same price, so keeping it has two causes.
-        kept = np.where(current == previous, 1.0 - redraw + redraw / len(ladder), redraw / len(ladder))
-        here[period] = period >= start
-        multiplier[period] = current
-        propensity[period] = np.where(period == start, 1.0 / len(ladder), kept)
-        promotion[period] = draws[:, 2] < _INTERVENTION_PROMOTION
-    return _Interventions(here, multiplier, propensity, promotion)
+    if log.randomized_periods is not None:
+        ladder = keep_inside_bounds(log.intervention_ladder, truth)
+    drawn = plan_interventions(
+        log.num_periods, log.randomized_periods, log.randomized_share, eligible, ladder, truth.shape, random
+    )
+    keep_states = needs_states(truth)
+    kept = [field.name for field in fields(LoggedArrays) if field.name != "competitor_price" or truth.rivals]
+    records = {name: np.empty((log.num_periods, *truth.shape)) for name in kept}
+    records["price_is_intervention"] = drawn.here
+    desks, states = split_by_manager(habits, truth), []
+    for period in range(log.num_periods):
+        decision = decide(habits, truth, state, random, desks)
+        prices, promotions, propensity = decision.prices, decision.promotions, decision.propensities
+        here = drawn.here[period]
+        if np.any(here):
+            random_prices = drawn.get_prices(period, state.list_price, truth.price_tick)
+            prices = np.where(here, random_prices.prices, prices)
+            promotions = np.where(here, random_prices.promotions, promotions)
+            propensity = np.where(here, random_prices.propensities, propensity)
+        if keep_states:
+            states.append(state)
+        records["hidden_shock"][period] = compute_hidden_factor(truth, state)
+        state, observation, _, info = core.step(truth, state, prices, random, promotions)
+        for name, value in zip(core.Observation._fields, observation, strict=True):
+            if value is not None:
+                records[name][period] = value
+        records["propensity"][period], records["mean_demand"][period] = propensity, info.mean_demand
+        if truth.ends and (period + 1) % truth.num_periods == 0:
+            random = build_streams(log.seed, ids, _SEASONS + (period + 1) // truth.num_periods)
+            state = core.start(truth, random)
+        if on_period is not None:
+            on_period(period + 1)
+    return SimulatedLog(log, truth, habits, state, ids, num_stores, LoggedArrays(**records), tuple(states))
+
+
+def _sample_market(settings: Any | None, log: LogSettings) -> tuple[Market, np.ndarray, int]:
+    """Truth of the markets, their names, and stores per category."""
+    domain = DOMAINS[log.domain]
+    chosen = domain.settings() if settings is None else settings
+    if not isinstance(chosen, domain.settings):
+        raise ValueError(
+            f"market is a {type(chosen).__name__}, but log.domain is {log.domain!r}, which takes"
+            f" {domain.settings.__name__}"
+        )
+    ids = np.arange(log.first_market, log.first_market + log.num_markets)
+    market = domain.sample(chosen, log.family if log.family is not None else domain.families[0], ids, log.seed)
+    return market, ids, chosen.num_stores if isinstance(chosen, RetailSettings) else 1
 
 
 def _item_major(array: np.ndarray) -> np.ndarray:
