@@ -41,7 +41,7 @@ _BASE_SALT, _FAMILY_SALT = 51, 52
 _LIST_PRICE = ((0.1, 0.2), (0.5, 0.8), (1.0, 1.0))
 _BENEFIT = ((15.0, 30.0), (4.0, 8.0), (1.5, 3.0))
 _REFUSAL_HARM = ((15.0, 40.0), (1.5, 4.0), (0.3, 1.0))
-_WAITING_HARM = ((0.0, 0.0), (0.5, 1.5), (0.15, 0.5))
+_WAITING_HARM = ((0.0, 0.0), (0.1, 0.4), (0.03, 0.1))
 _CARE = (1.5, 1.2, 1.0)  # cost of care of a class over that of a routine patient
 _SURGE = ((1.0, 1.8, 3.0), (1.0, 1.4, 2.0), (1.0, 1.0, 0.8))  # factor on referrals by class and epidemic regime
 # At most this share of the referrers sends a patient at list prices, even in the worst regime or after a price cut.
@@ -117,8 +117,8 @@ class ClinicSettings:
             raise ValueError("urgent_share_range and soon_share_range leave no routine patients; lower their ends")
         if self.urgent_elasticity_range[1] * 4.0 > self.routine_elasticity_range[0]:
             raise ValueError(
-                f"urgent_elasticity_range is {self.urgent_elasticity_range}; urgent demand hardly responds to price:"
-                f" its end must be at most a quarter of routine_elasticity_range[0] = {self.routine_elasticity_range[0]}"
+                f"urgent_elasticity_range is {self.urgent_elasticity_range}; urgent demand hardly responds to price: at"
+                f" most {self.routine_elasticity_range[0] / 4.0}, a quarter of the lowest routine elasticity"
             )
         for name in ("slots_range", "beds_range", "stay_range"):
             if getattr(self, name)[0] < 1:
