@@ -1,7 +1,7 @@
 """Simulated markets with known truth: logged data sets, exact oracles and Gymnasium environments."""
 
 from pricing_fm.markets import oracles
-from pricing_fm.markets.batch import RetailBatch, RetailTruth, RetailView, make
+from pricing_fm.markets.batch import MarketBatch, MarketTruth, MarketView, make, open_batch
 from pricing_fm.markets.continuation import (
     FutureOutcome,
     MarketOracle,
@@ -10,7 +10,7 @@ from pricing_fm.markets.continuation import (
     compute_outcome,
 )
 from pricing_fm.markets.domains import RetailSettings
-from pricing_fm.markets.environments import RetailEnv, RetailVectorEnv, register_environments
+from pricing_fm.markets.environments import MarketEnv, MarketVectorEnv, register_environments
 from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
 from pricing_fm.markets.managers import MANAGERS, ManagerSettings
 
@@ -19,18 +19,19 @@ __all__ = [
     "FutureOutcome",
     "LogSettings",
     "ManagerSettings",
+    "MarketBatch",
+    "MarketEnv",
     "MarketOracle",
-    "RetailBatch",
-    "RetailEnv",
+    "MarketTruth",
+    "MarketVectorEnv",
+    "MarketView",
     "RetailSettings",
-    "RetailTruth",
-    "RetailVectorEnv",
-    "RetailView",
     "SimulatedLog",
     "compute_manager_outcome",
     "compute_oracle",
     "compute_outcome",
     "make",
+    "open_batch",
     "oracles",
     "register_environments",
     "simulate_log",

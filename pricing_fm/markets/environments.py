@@ -1,4 +1,4 @@
-"""Retail markets as Gymnasium environments, single and vectorised."""
+"""Markets of every domain as Gymnasium environments, single and vectorised."""
 
 from __future__ import annotations
 
@@ -9,176 +9,284 @@ import numpy as np
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector.utils import batch_space
 
-from pricing_fm.markets.batch import RetailBatch, RetailTruth, RetailView
-from pricing_fm.markets.parameters import RetailSettings, round_to_tick
+from pricing_fm.markets.batch import MarketBatch, open_batch
+from pricing_fm.markets.core import Observation, get_inventory, get_unit_cost
+from pricing_fm.markets.domains import DOMAINS
+from pricing_fm.markets.prices import round_to_tick
 
-_PRICE_BOUNDS = (0.5, 2.0)  # multiples of the list price: two to the power of an action in [-1, 1]
 _LARGEST = 1e9  # finite, so that observation spaces can be sampled and normalised
-_FEATURES = 6  # per item: units, price, promotion of last week; list price, cost, inventory of this week
+# Per item, in this order; then sine and cosine of the season and the share of the episode that is gone.
+_FEATURES = ("units", "price", "promotion", "list_price", "cost", "inventory", "competitor_price")
+_LOWEST = (0.0, 0.0, 0.0, 0.0, -_LARGEST, -1.0, -1.0)
+_CLOCK = 3
 
 
-class RetailEnv(gym.Env[np.ndarray, np.ndarray]):
-    """One store x category, priced for a year.
+class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
+    """One market of a domain, priced for an episode.
 
-    State: hidden demand shock, stock, remembered prices, costs and list prices that move.
-    Observation: per item units, price and promotion of last week (zero before the first week) and list price, cost and
-    inventory (-1 where no stock is kept) of this week, then sine and cosine of the week of the year.
-    Action: per item the base-2 logarithm of price over list price, in [-1, 1]: 0 is the list price, -1 half of it;
-    prices are rounded to the smallest coin.
-    Reward: margin of the week, currency. Episodes are truncated after `num_periods` weeks and never terminate.
-    Truth (mean demand, hidden shock, optimal price) is in `info` alone. Every reset without a seed opens a new market.
+    Observation, float32: per item units, price and promotion of last period (zero before the first one) and list price,
+    cost, inventory (-1 = unlimited) and competitor price (-1 = none, or the report is missing) of this one; then sine
+    and cosine of the season (of the episode, where the family has no season) and the share of the episode that is gone.
+    Action: per item a number in [-1, 1]: -1 is the lowest, 0 the list and 1 the highest admissible price, geometric in
+    between; prices are rounded to the tick.
+    Reward: currency of the period, all items together.
+    Truth (mean demand, demand, hidden shock, item rewards, and where the family has it optimal price of the period;
+    at the reset, where the family has it, willingness to pay; see `MarketTruth`) is in `info` alone, one number per
+    item. Every reset opens a new market of the family.
 
     Args:
-        settings: Ranges from which the markets are drawn; None = the defaults with one store.
-        num_periods: Weeks of an episode.
+        domain: A key of `DOMAINS`.
+        family: One of the domain's families; None = its first.
+        settings: Ranges from which the markets are drawn; None = the domain's defaults.
+        num_periods: Periods of an episode; None = as the family has it.
 
     Raises:
-        ValueError: If `num_periods` is below 1 or the settings name several stores.
+        ValueError: If the domain, the family or the settings are unknown or `num_periods` is below 1.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, settings: RetailSettings | None = None, num_periods: int = 52) -> None:
-        self._settings, self._num_periods = _check_settings(settings), num_periods
-        self.observation_space, self.action_space = _build_spaces(self._settings)
-        self._batch: RetailBatch | None = None
+    def __init__(
+        self, domain: str, family: str | None = None, settings: Any = None, num_periods: int | None = None
+    ) -> None:
+        self._source = (domain, family, settings, num_periods)
+        self.observation_space, self.action_space = _build_spaces(self._source)
+        self._desk: _Desk | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Open a market; see `gymnasium.Env.reset`."""
         super().reset(seed=seed)
-        self._batch = _open_batch(self._settings, [self.np_random], self._num_periods)
-        return _flatten_view(self._batch.reset())[0], {}
+        self._desk = _open_desk(self._source, [self.np_random])
+        return self._desk.look()[0], {name: values[0] for name, values in self._desk.introduce().items()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Sell for one week; see `gymnasium.Env.step`.
+        """Sell for one period; see `gymnasium.Env.step`.
 
         Raises:
-            ValueError: If the action has the wrong shape, is NaN or out of bounds; the market stays as it was.
+            ValueError: If the action has the wrong shape, is NaN or out of bounds, or the episode is over; the market
+                stays as it was.
         """
-        if self._batch is None:
+        desk = self._desk
+        if desk is None:
             raise ValueError("the environment was not reset; call reset() before step()")
-        view, rewards, terminations, truncations, truth = self._batch.step(_to_prices(self._batch, action[None]))
-        info = {name: values[0] for name, values in _describe(truth).items()}
-        return _flatten_view(view)[0], float(rewards[0]), bool(terminations[0]), bool(truncations[0]), info
+        observations, item_rewards, truth = desk.sell(np.asarray(action, dtype=np.float64)[None])
+        is_over = desk.batch.periods_left == 0
+        info = {name: values[0] for name, values in truth.items()}
+        return (
+            observations[0],
+            float(np.add.reduce(item_rewards[0])),
+            is_over and desk.ends,
+            is_over and not desk.ends,
+            info,
+        )
 
 
-class RetailVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Many `RetailEnv` in one array program; environment i with seed s is the single environment with seed s + i.
+class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Many `MarketEnv` in one array program; environment i with seed s is the single environment with seed s + i.
 
     Args:
+        domain: A key of `DOMAINS`.
         num_envs: Environments side by side.
-        settings: Ranges from which the markets are drawn; None = the defaults.
-        num_periods: Weeks of an episode.
+        family: One of the domain's families; None = its first.
+        settings: Ranges from which the markets are drawn; None = the domain's defaults.
+        num_periods: Periods of an episode; None = as the family has it.
 
     Raises:
-        ValueError: If `num_envs` or `num_periods` is below 1 or the settings name several stores.
+        ValueError: If `num_envs` or `num_periods` is below 1 or the domain, the family or the settings are unknown.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
 
-    def __init__(self, num_envs: int = 1, settings: RetailSettings | None = None, num_periods: int = 52) -> None:
+    def __init__(
+        self,
+        domain: str,
+        num_envs: int = 1,
+        family: str | None = None,
+        settings: Any = None,
+        num_periods: int | None = None,
+    ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be 1 or more")
         self.num_envs = num_envs
-        self._settings, self._num_periods = _check_settings(settings), num_periods
-        self.single_observation_space, self.single_action_space = _build_spaces(self._settings)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._source = (domain, family, settings, num_periods)
+        spaces = _build_spaces(self._source)
+        self.single_observation_space, self.single_action_space = spaces
+        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
         self._randoms = [np_random(None)[0] for _ in range(num_envs)]
-        self._batch: RetailBatch | None = None
-        self._ended = False
+        self._desk: _Desk | None = None
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Open new markets; see `gymnasium.vector.VectorEnv.reset`."""
-        seeds = (
-            [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
-        )
+        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed holds {len(seeds)} seeds; it needs one for each of {self.num_envs} environments")
         for index, one in enumerate(seeds):
             if one is not None:
                 self._randoms[index] = np_random(one)[0]
-        return self._open(), {}
+        return self._open()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Sell for one week; see `gymnasium.vector.VectorEnv.step`. After a truncation the next step opens new markets.
+        """Sell for one period; see `gymnasium.vector.VectorEnv.step`.
+
+        After the last period of an episode the next step ignores the actions and opens new markets (`NEXT_STEP`).
 
         Raises:
             ValueError: If the actions have the wrong shape, are NaN or out of bounds; the markets stay as they were.
         """
-        if self._batch is None:
+        desk = self._desk
+        if desk is None:
             raise ValueError("the environment was not reset; call reset() before step()")
-        if self._ended:
+        if desk.batch.periods_left == 0:
             # Every episode has the same length, so all environments begin anew together.
             none = np.zeros(self.num_envs, dtype=bool)
-            return self._open(), np.zeros(self.num_envs), none, none.copy(), {}
-        view, rewards, terminations, truncations, truth = self._batch.step(_to_prices(self._batch, actions))
-        self._ended = bool(truncations.all())
-        info: dict[str, Any] = {}
-        for name, values in _describe(truth).items():
-            info[name], info[f"_{name}"] = values, np.ones(self.num_envs, dtype=bool)
-        return _flatten_view(view), rewards, terminations, truncations, info
+            observations, info = self._open()
+            return observations, np.zeros(self.num_envs), none, none.copy(), info
+        observations, item_rewards, truth = desk.sell(np.asarray(actions, dtype=np.float64))
+        is_over = desk.batch.periods_left == 0
+        terminations, truncations = (np.full(self.num_envs, is_over and desk.ends is ends) for ends in (True, False))
+        info = self._mask(truth)
+        return observations, np.add.reduce(item_rewards, axis=1), terminations, truncations, info
 
-    def _open(self) -> np.ndarray:
-        self._batch, self._ended = _open_batch(self._settings, self._randoms, self._num_periods), False
-        return _flatten_view(self._batch.reset())
+    def _open(self) -> tuple[np.ndarray, dict[str, Any]]:
+        self._desk = _open_desk(self._source, self._randoms)
+        return self._desk.look(), self._mask(self._desk.introduce())
+
+    def _mask(self, truth: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Gymnasium's form of a vector's info: beside each name a mask of the environments that have it, here all."""
+        return truth | {f"_{name}": np.ones(self.num_envs, dtype=bool) for name in truth}
 
 
 def register_environments() -> None:
     """Make `gymnasium.make("pricing_fm/Retail-v0")` and `gymnasium.make_vec` find the markets; again does no harm."""
-    if "pricing_fm/Retail-v0" in gym.registry:
-        return
-    gym.register(
-        id="pricing_fm/Retail-v0",
-        entry_point="pricing_fm.markets.environments:RetailEnv",
-        vector_entry_point="pricing_fm.markets.environments:RetailVectorEnv",
-    )
+    for name in DOMAINS:
+        environment_id = f"pricing_fm/{name.title().replace('_', '')}-v0"
+        if environment_id not in gym.registry:
+            gym.register(
+                id=environment_id,
+                entry_point="pricing_fm.markets.environments:MarketEnv",
+                vector_entry_point="pricing_fm.markets.environments:MarketVectorEnv",
+                kwargs={"domain": name},
+            )
 
 
-def _check_settings(settings: RetailSettings | None) -> RetailSettings:
-    chosen = settings or RetailSettings()
-    if chosen.num_stores != 1:
-        raise ValueError(f"settings.num_stores is {chosen.num_stores}; an environment is one store, so it must be 1")
-    return chosen
+class _Desk:
+    """What stands between actions and markets: prices for actions, observations and truth for what was sold.
+
+    Whatever does not change from period to period is prepared once, for a period of one market takes microseconds.
+    """
+
+    def __init__(self, batch: MarketBatch) -> None:
+        market, (markets, products, segments) = batch.market, batch.shape
+        self.batch, self.ends, self._items = batch, market.ends, (markets, products * segments)
+        low, high = np.log(market.price_bounds)
+        # Steps of log price for an action: spread x action, and tilt x |action| where the bounds are not symmetric.
+        self._spread, self._tilt = 0.5 * (high - low), 0.5 * (high + low)
+        self._width = products * segments * len(_FEATURES)
+        self._features = {
+            name: (slice(None), slice(index, self._width, len(_FEATURES))) for index, name in enumerate(_FEATURES)
+        }
+        season = market.num_periods if market.calendar is None else market.calendar.season_length
+        times = np.arange(market.num_periods + 1)
+        angle = 2.0 * np.pi * times / season
+        self._clock = np.stack([np.sin(angle), np.cos(angle), times / market.num_periods], axis=1)
+        self._time = 0
+        # Prices rise and fall in whole ticks; as in `round_to_tick`, which is slower for a handful of prices.
+        tick = market.price_tick
+        self._ticks_in_one = np.maximum(np.round(1.0 / tick), 1.0) if np.all(tick < 1.0) else None
+        self._template = np.full((markets, self._width + _CLOCK), -1.0, dtype=np.float32)
+        for name in ("units", "price", "promotion"):
+            self._template[self._features[name]] = 0.0
+        self._cost = self._list_price = np.empty(0)
+
+    def look(self) -> np.ndarray:
+        """Observations before the first period, `(markets, features)`."""
+        return self._observe(None)
+
+    def introduce(self) -> dict[str, np.ndarray]:
+        """Truth that stays for the episode, by name, a row per market each."""
+        willingness = self.batch.willingness_to_pay
+        return {} if willingness is None else {"willingness_to_pay": willingness.reshape(self._items).copy()}
+
+    def sell(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Observations before the next period, item rewards and truth by name, a row per market each."""
+        batch = self.batch
+        batch.check_running()
+        prices = self._to_prices(actions)
+        best = batch.get_optimal_prices()
+        observation, item_rewards, truth = batch.sell(prices)
+        self._time += 1
+        rows = self._items
+        rewards = item_rewards.reshape(rows)
+        info = {"mean_demand": truth.mean_demand.reshape(rows), "demand": truth.demand.reshape(rows)}
+        info["item_rewards"] = rewards
+        if truth.hidden_shock is not None:
+            info["hidden_shock"] = truth.hidden_shock.reshape(rows)
+        if best is not None:
+            info["optimal_price"] = best.reshape(rows).copy()
+        return self._observe(observation), rewards, info
+
+    def _to_prices(self, actions: np.ndarray) -> np.ndarray:
+        if actions.shape != self._items:
+            raise ValueError(f"the action has shape {actions.shape[1:]}; it must be {self._items[1:]} for each market")
+        size = np.abs(actions)
+        # Written so that NaN is refused.
+        if not np.maximum.reduce(size, axis=None) <= 1.0:
+            place = tuple(np.argwhere(~(size <= 1.0))[0])
+            raise ValueError(f"the action of item {place[1]} is {actions[place]}; it must lie in [-1, 1]")
+        steps = actions * self._spread
+        if self._tilt:
+            steps += size * self._tilt
+        list_price, tick = self.batch.state.list_price, self.batch.market.price_tick
+        factor = np.exp(steps).reshape(list_price.shape)
+        if self._ticks_in_one is None:
+            return round_to_tick(list_price * factor, tick)
+        factor *= list_price
+        factor /= tick
+        return np.maximum(np.rint(factor, out=factor), 1.0, out=factor) / self._ticks_in_one
+
+    def _observe(self, sold: Observation | None) -> np.ndarray:
+        market, state, features, rows = self.batch.market, self.batch.state, self._features, self._items
+        cost = get_unit_cost(market, state)
+        # What moves rarely stays in the template.
+        if cost is not self._cost:
+            self._template[features["cost"]] = cost.reshape(rows)
+            self._cost = cost
+        if state.list_price is not self._list_price:
+            self._template[features["list_price"]] = state.list_price.reshape(rows)
+            self._list_price = state.list_price
+        seen = self._template.copy()
+        if sold is not None:
+            seen[features["units"]] = sold.units.reshape(rows)
+            seen[features["price"]] = sold.price.reshape(rows)
+        if market.supply is not None:
+            available = get_inventory(market, state).reshape(rows)
+            seen[features["inventory"]] = available
+            unlimited = available == np.inf
+            np.putmask(seen[features["inventory"]], unlimited, -1.0)
+        if market.rivals is not None:
+            reported = market.rivals.report(state.rivals, state.period, self.batch.random).reshape(rows)
+            seen[features["competitor_price"]] = np.where(np.isnan(reported), -1.0, reported)
+        seen[:, self._width :] = self._clock[self._time]
+        return np.minimum(seen, _LARGEST, out=seen)
 
 
-def _build_spaces(settings: RetailSettings) -> tuple[gym.spaces.Box, gym.spaces.Box]:
-    items = settings.num_products * settings.num_segments
-    low = np.concatenate([np.tile([0, 0, 0, 0, 0, -1], items), [-1, -1]]).astype(np.float32)
-    high = np.concatenate([np.full(items * _FEATURES, _LARGEST), [1, 1]]).astype(np.float32)
+def _open_desk(source: tuple[str, str | None, Any, int | None], randoms: list[np.random.Generator]) -> _Desk:
+    """A new market per environment, named by a number from its own generator."""
+    domain, family, settings, num_periods = source
+    market_ids = np.array([random.integers(2**62) for random in randoms])
+    return _Desk(open_batch(domain, market_ids, 0, family, settings, num_periods))
+
+
+def _build_spaces(source: tuple[str, str | None, Any, int | None]) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Observation and action space of one environment."""
+    domain, family, settings, num_periods = source
+    _, products, segments = open_batch(domain, np.zeros(1, dtype=np.int64), 0, family, settings, num_periods).shape
+    items = products * segments
+    low = np.concatenate([np.tile(_LOWEST, items), [-1.0, -1.0, 0.0]]).astype(np.float32)
+    high = np.concatenate([np.full(items * len(_FEATURES), _LARGEST), [1.0, 1.0, 1.0]]).astype(np.float32)
     observation_space = gym.spaces.Box(low, high, dtype=np.float32)
     return observation_space, gym.spaces.Box(-1.0, 1.0, shape=(items,), dtype=np.float32)
-
-
-def _open_batch(settings: RetailSettings, randoms: list[np.random.Generator], num_periods: int) -> RetailBatch:
-    """A new market per environment, named by a number from its own generator."""
-    market_ids = np.array([random.integers(2**62) for random in randoms])
-    return RetailBatch(settings, market_ids, 0, num_periods, _PRICE_BOUNDS)
-
-
-def _to_prices(batch: RetailBatch, actions: np.ndarray) -> np.ndarray:
-    markets, products, segments = batch.shape
-    values = np.asarray(actions, dtype=np.float64)
-    if values.shape != (markets, products * segments):
-        raise ValueError(f"the action has shape {values.shape}; it must be {(markets, products * segments)}")
-    if not np.all(np.abs(values) <= 1.0):
-        raise ValueError("the action holds a value that is NaN or outside [-1, 1]")
-    return round_to_tick(batch.state.list_price * 2.0 ** values.reshape(batch.shape), batch.parameters.price_tick)
-
-
-def _flatten_view(view: RetailView) -> np.ndarray:
-    """float32, `(markets, items * 6 + 2)`."""
-    inventory = np.where(np.isinf(view.inventory), -1.0, view.inventory)
-    known = [np.nan_to_num(values) for values in (view.units, view.price, view.promotion)]
-    parts = np.stack([*known, view.list_price, view.cost, inventory], axis=-1)
-    angle = 2.0 * np.pi * view.period[:, None] * 7.0 / 365.25
-    flat = [parts.reshape(len(view.period), -1), np.sin(angle), np.cos(angle)]
-    return np.minimum(np.concatenate(flat, axis=1), _LARGEST).astype(np.float32)
-
-
-def _describe(truth: RetailTruth) -> dict[str, np.ndarray]:
-    """Hidden truth, `(markets, items)` each."""
-    names = ("mean_demand", "demand", "hidden_shock", "optimal_price", "item_rewards")
-    return {name: getattr(truth, name).reshape(len(truth.mean_demand), -1) for name in names}
