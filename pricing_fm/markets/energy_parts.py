@@ -189,15 +189,17 @@ def _draw_between(
 
 
 @dataclass(frozen=True)
-class CapacityMargin(Payoff):
-    """Price minus unit cost, minus generation capacity booked for the highest expected load of the day.
+class MeritOrderMargin(Payoff):
+    """Price minus unit cost, minus the dearer plants that must run where a block's expected load exceeds a threshold.
 
-    Charge = `charge` x (highest mean load over products, all segments together, minus `threshold`)+, every period. With
-    threshold 0 this is the capacity cost of peak-load pricing (Steiner 1957, Quarterly Journal of Economics).
+    Plants are called in the order of their cost, so that every unit above the threshold costs more than the one
+    before: charge x (load - threshold)+**2 / (2 x threshold) for every product (block of the day), all segments
+    together, booked on the mean load. As the charge grows the threshold becomes a capacity, as in peak-load pricing
+    (Steiner 1957, Quarterly Journal of Economics).
 
     Attributes:
-        threshold: Load that the seller can serve from capacity of his own, units a period, `(markets, 1, 1)`.
-        charge: Currency per unit of load above it, `(markets, 1, 1)`.
+        threshold: Load that costs no more than `Market.costs`, units a period, `(markets, 1, 1)`, > 0.
+        charge: Added cost of the last unit at twice the threshold, currency, `(markets, 1, 1)`.
     """
 
     threshold: np.ndarray
@@ -205,10 +207,9 @@ class CapacityMargin(Payoff):
     is_separable = False
 
     def compute_reward(self, units: np.ndarray, prices: np.ndarray, cost: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """Margin of each item minus its equal share of the charge; see `Payoff`."""
-        peak = mean.sum(axis=2).max(axis=1)[:, None, None]
-        charge = self.charge * np.maximum(peak - self.threshold, 0.0) / (mean.shape[1] * mean.shape[2])
-        return (prices - cost) * units - charge
+        """Margin of each item minus its segment's equal share of the block's charge; see `Payoff`."""
+        excess = np.maximum(mean.sum(axis=2, keepdims=True) - self.threshold, 0.0)
+        return (prices - cost) * units - self.charge * excess**2 / (2.0 * self.threshold * mean.shape[2])
 
 
 @dataclass(frozen=True)

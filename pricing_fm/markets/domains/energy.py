@@ -11,7 +11,7 @@ from pricing_fm.markets.core import Market
 from pricing_fm.markets.customer_base import CustomerBase
 from pricing_fm.markets.demand import LinearSystemDemand, OwnPriceDemand
 from pricing_fm.markets.domains.domain import Domain
-from pricing_fm.markets.energy_parts import CapacityMargin, DailySupply, DemandCharge, Habit, Rebound, Reservoir
+from pricing_fm.markets.energy_parts import DailySupply, DemandCharge, Habit, MeritOrderMargin, Rebound, Reservoir
 from pricing_fm.markets.noise import NOISES, build_noise
 from pricing_fm.markets.prices import round_to_tick
 from pricing_fm.markets.responses import FAMILIES as RESPONSES
@@ -53,6 +53,7 @@ class EnergySettings:
         block_spread: Dearest over cheapest block's list price.
         cost_share_range: Wholesale energy and grid fees over list price.
         elasticity_range: Minus d log use / d log price at the list price: less use, and customers who leave.
+        shifting_elasticity_range: The same in the families whose blocks share load, of one block's price alone.
         price_tick: Smallest step of a price, currency.
 
     Raises:
@@ -71,6 +72,7 @@ class EnergySettings:
     block_spread: float = 2.0
     cost_share_range: tuple[float, float] = (0.5, 0.8)
     elasticity_range: tuple[float, float] = (1.4, 3.0)
+    shifting_elasticity_range: tuple[float, float] = (0.9, 1.3)
     price_tick: float = 0.1
 
     def __post_init__(self) -> None:
@@ -86,7 +88,14 @@ class EnergySettings:
             low, high = getattr(self, name)
             if not 0.0 < low <= high < 1.0:
                 raise ValueError(f"{name} is {(low, high)}; both numbers must lie inside (0, 1)")
-        for name in ("dispersion_range", "volume_range", "small_volume_range", "price_range", "elasticity_range"):
+        for name in (
+            "dispersion_range",
+            "volume_range",
+            "small_volume_range",
+            "price_range",
+            "elasticity_range",
+            "shifting_elasticity_range",
+        ):
             if not getattr(self, name)[0] > 0:
                 raise ValueError(f"{name} starts at {getattr(self, name)[0]}; it must be positive")
         if not self.price_tick > 0 or not self.block_spread >= 1:
@@ -119,7 +128,7 @@ def sample_energy(settings: EnergySettings, family: str, market_ids: np.ndarray,
     if family == "supplier":
         return _add_context(replace(market, regimes=_sample_wholesale(draws)), draws)
     if family in ("time_of_use", "peak_capacity"):
-        return _add_shifting(market, draws)
+        return _add_shifting(market, draws, settings)
     if family == "wholesale_regimes":
         return replace(market, regimes=_sample_wholesale(draws))
     if family in ("solar", "storage", "demand_charge"):
@@ -167,13 +176,13 @@ def _add_context(market: Market, draws: Draws) -> Market:
     return replace(market, calendar=calendar, shock=shock, num_periods=56)
 
 
-def _add_shifting(market: Market, draws: Draws) -> Market:
+def _add_shifting(market: Market, draws: Draws, settings: EnergySettings) -> Market:
     """Linear use of every block; load that a dear block loses partly moves to the other blocks of the day."""
     products = market.shape[1]
     price = np.broadcast_to(market.list_price, market.shape)
     volume = np.broadcast_to(market.volume.sum(axis=1, keepdims=True), market.shape).copy()
-    share, elasticity = market.volume / volume, market.demand.elasticity  # type: ignore[attr-defined]
-    own = elasticity * share / price
+    share = market.volume / volume
+    own = draws.between(settings.shifting_elasticity_range) * share / price
     # Shifted load below 40 % of the smaller own slope keeps the matrix diagonally dominant.
     strength = draws.between((0.1, 0.4), (1, market.shape[2]))[:, :, :, None] / max(products - 1, 1)
     rows = np.moveaxis(own, 1, -1)[:, None]
@@ -181,12 +190,13 @@ def _add_shifting(market: Market, draws: Draws) -> Market:
     diagonal = np.arange(products)
     slope[:, diagonal, :, diagonal] = np.moveaxis(own, 1, 0)
     demand = LinearSystemDemand(share + np.einsum("misj,mjs->mis", slope, price), slope)
-    market = replace(market, volume=volume, demand=demand)
+    # Above 1.8 times the list price linear use would mostly have ended.
+    market = replace(market, volume=volume, demand=demand, price_bounds=(0.5, 1.8))
     if market.family == "time_of_use":
         return market
     load = (share * volume).sum(axis=2).max(axis=1)[:, None, None]
-    charge = price.max(axis=(1, 2), keepdims=True) * draws.between((0.2, 0.6), (1, 1))
-    return replace(market, payoff=CapacityMargin(load * draws.between((0.4, 0.9), (1, 1)), charge))
+    charge = price.mean(axis=(1, 2), keepdims=True) * draws.between((1.0, 4.0), (1, 1))
+    return replace(market, payoff=MeritOrderMargin(load * draws.between((0.2, 0.5), (1, 1)), charge))
 
 
 def _add_supply(market: Market, draws: Draws) -> Market:
@@ -267,14 +277,15 @@ ENERGY = Domain(
   battery, highest load of the month, load that customers put off, habits, the supplier's share of all customers; which
   of them is there depends on the family.
 * Action: a price per block of the day (evening peak, day, night) and customer group, currency per megawatt hour, 0.5
-  to 2 times the list price, in whole steps of `price_tick`.
+  to 2 times the list price (1.8 where use is linear), in whole steps of `price_tick`.
 * Reward: price minus cost (wholesale energy and grid fees) times energy sold, minus charges for peak load; currency a
   day.
 * Dynamics: use responds to the price of its block, in `time_of_use` and `peak_capacity` to those of the other blocks
   too; shed load comes back (`rebound`), habits follow use (`habit`), customers switch (`rival_tariff`); the battery
   fills up by chance (`storage`).
 * Constraints: bounds on the price; `solar` and `storage` cannot sell more than there is; `peak_capacity` and
-  `demand_charge` never cut sales but make peaks costly (booked on the expected, metered on the actual load).
+  `demand_charge` never cut sales but make peaks costly (plants
+  booked for the expected load there, the meter of the actual load here).
 * Families: `time_of_use` (the optimum of `oracles.linear_system_prices`), `peak_capacity`, `solar`,
   `wholesale_regimes` and `supplier` are solved by each day's optimum; `storage`, `demand_charge`, `habit`, `rebound`
   and `rival_tariff` reward foresight.
