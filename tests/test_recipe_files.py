@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from pricing_fm.guardrails import load_guardrails
 from pricing_fm.panel import load_panel
 from pricing_fm.recipe import read_recipe, resolved_recipe
-from recipes import adapt, evaluate, pretrain
+from recipes import adapt, evaluate, fit_market, pretrain, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
@@ -27,6 +27,8 @@ NEEDED = {
     pretrain: ["--panels", "panel.parquet", "--output_dir", "out"],
     adapt: ["--base", "base", "--panel", "panel.parquet", "--output_dir", "out"],
     evaluate: ["--base", "base", "--panel", "panel.parquet", "--output_dir", "out"],
+    fit_market: ["--panel", "panel.parquet", "--output_dir", "out"],
+    simulate: ["--output_dir", "out"],
 }
 FIRST_SETTINGS_OF_A_PANEL = ("adapt.yaml", "evaluate.yaml")
 
@@ -41,8 +43,15 @@ class Understood(Exception):
 
 def owner_of(path: Path) -> ModuleType:
     """A file is named after its recipe; the demo's files after what they are for."""
-    name = {"demo": "pretrain", "demo_adapt": "adapt"}.get(path.stem, path.stem.split("_")[0])
-    return {"pretrain": pretrain, "adapt": adapt, "evaluate": evaluate}[name]
+    special = {"demo": "pretrain", "demo_adapt": "adapt", "fit_market": "fit_market"}
+    owners = {
+        "pretrain": pretrain,
+        "adapt": adapt,
+        "evaluate": evaluate,
+        "fit_market": fit_market,
+        "simulate": simulate,
+    }
+    return owners[special.get(path.stem, path.stem.split("_")[0])]
 
 
 def understand(recipe: ModuleType, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def label(path: Path) -> str:
 def test_no_file_is_forgotten() -> None:
     assert len(TOPOLOGIES) == 5
     assert len(RULES) == 1
-    assert len(SETTINGS) == 13
+    assert len(SETTINGS) == 17
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=label)
