@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import betainc
 from scipy.stats import binom
 
 from pricing_fm.markets.streams import RELEASE, Streams
@@ -157,7 +157,9 @@ class OverbookedSeats(Supply):
         # Up to as many bookings as seats nobody is denied; the formula's tails are not defined there.
         over = number > seats
         total = np.where(over, number, seats + 1.0)
-        expected = total * chance * bdtrc(seats - 1.0, total - 1.0, chance) - seats * bdtrc(seats, total, chance)
+        # P(X > k) of n trials is the incomplete beta function at k + 1 and n - k.
+        some, beyond = betainc(seats, total - seats, chance), betainc(seats + 1.0, total - seats, chance)
+        expected = total * chance * some - seats * beyond
         return np.where(over, expected, 0.0)
 
     def compute_final_value(self, state: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
