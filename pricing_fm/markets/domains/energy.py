@@ -210,7 +210,7 @@ def _add_supply(market: Market, draws: Draws) -> Market:
     # The sun and the battery's wear cost next to nothing a unit.
     market = replace(market, costs=Costs(0.05 * price))
     if market.family == "solar":
-        mean, spread = market.volume * draws.between((0.6, 1.2)), draws.between((0.3, 0.8))
+        mean, spread = market.volume * draws.between((0.6, 1.8)), draws.between((0.3, 0.8))
         least, most = np.round(mean * (1.0 - spread)), np.maximum(np.round(mean * (1.0 + spread)), 1.0)
         return replace(market, supply=DailySupply(least, most))
     mean, spread = market.volume * draws.between((0.4, 0.8)), draws.between((0.5, 1.0))
