@@ -72,19 +72,26 @@ def test_a_market_is_the_same_in_any_company(family):
 def test_markets_are_plausible_whatever_their_size(family, size):
     settings = FaresSettings(num_products=size[0], num_segments=size[1])
     market = sample_fares(settings, family, np.arange(40), 1)
-    assert market.shape == (40, *size) and market.family == family and market.ends
+    assert market.shape == (40, *size)
+    assert market.family == family
+    assert market.ends
     for name, values in list_arrays(market).items():
         assert np.isfinite(values).all(), name
     prices = np.broadcast_to(market.list_price, market.shape)
-    assert (prices >= 20).all() and (prices <= 1500).all()
+    assert (prices >= 20).all()
+    assert (prices <= 1500).all()
     np.testing.assert_allclose(prices / market.price_tick, np.round(prices / market.price_tick), atol=1e-9)
     share = market.costs.unit_cost / prices
-    assert (share > 0.01).all() and (share < 0.11).all()
+    assert (share > 0.01).all()
+    assert (share < 0.11).all()
     state = start(market, build_streams(0, np.arange(40)))
     seats = get_inventory(market, state)
-    assert (seats >= 1).all() and (seats <= 170).all() and np.array_equal(seats, np.round(seats))
+    assert (seats >= 1).all()
+    assert (seats <= 170).all()
+    assert np.array_equal(seats, np.round(seats))
     whole_window = compute_mean_demand(market, state, prices) * market.num_periods
-    assert (whole_window > 0).all() and (whole_window < 4.0 * seats).all()
+    assert (whole_window > 0).all()
+    assert (whole_window < 4.0 * seats).all()
 
 
 def test_unknown_families_and_impossible_ranges_are_refused():
@@ -124,8 +131,10 @@ def test_never_more_seats_are_sold_than_there_are(family, noise):
     market = sample_fares(settings, family, np.arange(50), 2)
     sold, full = np.zeros(market.shape), False
     for before, after, observation, _, truth in run(market):
-        assert (observation.units <= observation.inventory + 1e-9).all() and (observation.units >= 0).all()
-        assert (observation.units <= truth.demand).all() and (after.supply >= 0).all()
+        assert (observation.units <= observation.inventory + 1e-9).all()
+        assert (observation.units >= 0).all()
+        assert (observation.units <= truth.demand).all()
+        assert (after.supply >= 0).all()
         full |= bool((observation.units < truth.demand).any())
         sold += observation.units
         if isinstance(market.supply, CapacityLegs):
@@ -133,7 +142,8 @@ def test_never_more_seats_are_sold_than_there_are(family, noise):
             np.testing.assert_allclose(used + after.supply, market.supply.capacity[:, 0, 0], atol=1e-9)
         elif isinstance(market.supply, CancellableSeats):
             freed = after.supply[..., 0] - before.supply[..., 0] + observation.units
-            assert (freed >= -1e-9).all() and (after.supply[..., 0] <= market.supply.seats + 1e-9).all()
+            assert (freed >= -1e-9).all()
+            assert (after.supply[..., 0] <= market.supply.seats + 1e-9).all()
         elif isinstance(market.supply, OverbookedSeats):
             np.testing.assert_allclose(sold, after.supply[..., 0])
         else:
@@ -158,7 +168,8 @@ def test_the_simulated_value_of_the_optimal_policy_is_its_value(family):
     simulated = simulate_policy(program.market, program.choose, rollouts, seed=11)
     assert simulated.standard_error < 0.02 * program.value
     assert abs(simulated.score(program.value)) < 3.0
-    assert program.myopic_value <= program.value * (1 + 1e-9) and program.constant_value <= program.value * (1 + 1e-9)
+    assert program.myopic_value <= program.value * (1 + 1e-9)
+    assert program.constant_value <= program.value * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("family", FARES_FAMILIES)
@@ -173,7 +184,8 @@ def test_the_value_is_concave_in_seats_and_rises_with_seats_and_time():
     assert np.diff(values, axis=1).min() >= -1e-9
     assert np.diff(values, n=2, axis=1).max() <= 1e-9
     assert np.diff(values, axis=0).max() <= 1e-9
-    assert values[0, -1] > values[6, -1] > 0.0 and values[0, -1] > values[0, 4] > 0.0
+    assert values[0, -1] > values[6, -1] > 0.0
+    assert values[0, -1] > values[0, 4] > 0.0
 
 
 def test_shorter_periods_lead_to_the_answer_of_gallego_and_van_ryzin():
@@ -191,7 +203,8 @@ def test_shorter_periods_lead_to_the_answer_of_gallego_and_van_ryzin():
         program = solve_dynamic_program(market, build_price_ladder(market, 161))
         assert program.constant_value <= program.value < known["value"] < known["fluid_bound"]
         gaps.append(1.0 - program.value / known["value"])
-    assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.003
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 0.003
 
 
 @pytest.mark.parametrize("family", ["single_leg", "choice", "network"])
@@ -273,7 +286,8 @@ def test_late_bookers_pay_more():
         now = state._replace(period=np.full(10, period))
         low, high = (compute_mean_demand(market, now, market.list_price * ratio) for ratio in (1.0, 1.8))
         kept.append(high / low)
-    assert (kept[0] < kept[1]).all() and (kept[1] < kept[2]).all()
+    assert (kept[0] < kept[1]).all()
+    assert (kept[1] < kept[2]).all()
     np.testing.assert_allclose(kept[0], np.exp(-0.8 * market.demand.elasticity))
 
 
