@@ -131,29 +131,32 @@ def _randomized(habits: Habits, state: MarketState, random: Streams) -> Choice:
 
 
 def _markdown_ladder(habits: Habits, market: Market, state: MarketState, random: Streams) -> Choice:
-    """Down a rung at a time, from the everyday price to the lowest rung by the end of the season.
+    """Down in steps, from the everyday price to the lowest rung by the end of the season.
 
-    After a share of the season at full price the rest is cut into one stretch per step; the period of each step is
-    drawn from its stretch. In a market without an end, collections of a fixed length follow each other.
+    After a share of the season at full price the rest is cut into one stretch per step, of two periods or more; the
+    period of each step is drawn from its stretch. In a market without an end, collections of a fixed length follow
+    each other.
     """
     period = state.period.reshape(-1, 1, 1)
     length = np.full(habits.collection.shape, market.num_periods) if market.ends else habits.collection
     age = np.broadcast_to(period, length.shape) if market.ends else period + habits.offset
     collection, age = age // length, age % length
-    steps = habits.regular_rung
-    since = age - (habits.full_price_share * length).astype(int)
-    stretch = np.maximum((length - age + since) // np.maximum(steps, 1), 1)
-    step, within = np.maximum(since // stretch, 0), since % stretch
+    full = (habits.full_price_share * length).astype(int)
+    steps = np.clip((length - full) // 2, 1, np.maximum(habits.regular_rung, 1))
+    stretch = np.maximum((length - full) // steps, 1)
+    since = age - full
+    step = np.clip(since // stretch, 0, steps)
+    within = since - step * stretch
     moving = (since >= 0) & (step < steps)
-    day = (_uniform_by_block(random, collection * _MOST_STEPS + step, 1)[..., 0] * stretch).astype(int)
-    high = habits.regular_rung - np.minimum(np.where(since >= 0, step, 0), steps)
-    rungs = high - (moving & (within >= day))
+    due = (_uniform_by_block(random, collection * _MOST_STEPS + step, 1)[..., 0] * stretch).astype(int)
+    high = habits.regular_rung - habits.regular_rung * step // steps
+    low = habits.regular_rung - habits.regular_rung * np.minimum(step + 1, steps) // steps
+    rungs = np.where(moving & (within >= due), low, high)
     # Who has not stepped yet steps with the chance 1 / periods left; a log that starts inside a stretch has no past.
-    hazard = np.where((period == 0), (within + 1.0) / stretch, 1.0 / (stretch - within))
-    open_still = moving & ((day >= within) | (period == 0))
+    hazard = np.where(period == 0, within + 1.0, 1.0) / np.where(period == 0, stretch, np.maximum(stretch - within, 1))
+    is_open = moving & ((due >= within) | (period == 0))
     number = _numbers(habits)
-    chances = np.where(number == high, 1.0 - hazard, np.where(number == high - 1, hazard, 0.0))
-    return rungs, np.where(open_still, chances, number == rungs)
+    return rungs, np.where(is_open, (number == high) * (1.0 - hazard) + (number == low) * hazard, number == rungs)
 
 
 def _matcher(habits: Habits, market: Market, state: MarketState, random: Streams) -> Choice:
