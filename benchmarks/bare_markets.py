@@ -235,7 +235,9 @@ def _draw_shock(shock: HiddenShock, before: np.ndarray, random: np.random.Genera
 def _move_costs(
     costs: Costs, cost: np.ndarray, list_price: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    assert costs.change_scale is not None and costs.list_price is not None and costs.price_tick is not None
+    assert costs.change_scale is not None
+    assert costs.list_price is not None
+    assert costs.price_tick is not None
     moves = random.random(cost.shape) < costs.change_probability
     if moves.any():
         jump = np.exp(costs.change_scale * random.standard_normal(cost.shape) - 0.5 * costs.change_scale**2)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.special import wrightomega
 
 from pricing_fm.markets.parts import Part
 from pricing_fm.markets.responses import (
     CONSTANT_ELASTICITY,
+    EXPONENTIAL,
+    LOGIT,
     compute_elasticity,
     compute_log_response,
     compute_optimal_ratio,
@@ -90,15 +93,44 @@ class OwnPriceDemand(Demand):
             Currency per unit, same shape.
         """
         unit = self.reference_price
-        ratio = compute_optimal_ratio(
-            self.family,
-            self.elasticity,
-            self.purchase_share,
-            np.asarray(added_elasticity),
-            cost / unit,
-            (bounds[0] / unit, bounds[1] / unit),
+        shape = np.broadcast_shapes(np.shape(cost), self.elasticity.shape, np.shape(bounds[0]))
+        values = (self.family, self.elasticity, self.purchase_share, np.asarray(added_elasticity), cost / unit)
+        family, elasticity, share, added, cost_ratio, low, high = (
+            np.broadcast_to(one, shape).ravel() for one in (*values, bounds[0] / unit, bounds[1] / unit)
         )
-        return ratio * unit
+        closed, ratio = _solve_in_closed_form(family, elasticity, share, added, cost_ratio)
+        ratio = np.minimum(np.maximum(ratio, low), high)
+        if not closed.all():
+            left = ~closed
+            ratio[left] = compute_optimal_ratio(
+                family[left], elasticity[left], share[left], added[left], cost_ratio[left], (low[left], high[left])
+            )
+        return ratio.reshape(shape) * unit
+
+
+def _solve_in_closed_form(
+    family: np.ndarray, elasticity: np.ndarray, share: np.ndarray, added: np.ndarray, cost_ratio: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where elasticity x margin share = 1 has a closed form, and the price ratio there; arguments `(items,)`."""
+    closed, ratio = added == 0.0, np.empty(family.shape)
+    for code in np.unique(family):
+        here = np.flatnonzero(family == code)
+        e, s, a, c = elasticity[here], share[here], added[here], cost_ratio[here]
+        if code == CONSTANT_ELASTICITY:
+            closed[here] = True
+            # Inelastic demand has no optimum but the upper bound.
+            ratio[here] = np.where(e + a > 1.0, c * (e + a) / np.maximum(e + a - 1.0, 1e-300), np.inf)
+        elif code == EXPONENTIAL:
+            closed[here] = True
+            half = e * c + 1.0 - a
+            ratio[here] = (half + np.sqrt(half * half + 4.0 * e * a * c)) / (2.0 * e)
+        elif code == LOGIT:
+            slope = e / (1.0 - s)
+            odds = np.log(s / (1.0 - s)) + slope * (1.0 - c) - 1.0
+            ratio[here] = c + (1.0 + wrightomega(odds)) / slope
+        else:
+            ratio[here] = 0.5 * (1.0 + 1.0 / e + c)
+    return closed, ratio
 
 
 @dataclass(frozen=True)
