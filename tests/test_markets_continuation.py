@@ -160,3 +160,52 @@ def test_impossible_plans_are_refused(prices, periods, message):
 def test_impossible_bounds_are_refused():
     with pytest.raises(ValueError, match="price_bounds"):
         compute_oracle(_log(num_markets=2), 4, price_bounds=(1.2, 0.8))
+
+
+@pytest.mark.parametrize(
+    "family", ["reference_price", "stockpiling", "waiting", "repeated_seasons", "rival", "substitution", "halo"]
+)
+def test_what_has_no_hidden_shock_and_no_stock_limit_is_followed_exactly(family):
+    log = simulate_log(None, None, LogSettings(num_markets=3, num_periods=20, family=family))
+    random = np.random.default_rng(1)
+    multiple = random.uniform(0.7, 1.2, (*log.parameters.shape, PERIODS))
+    path = log.state.list_price[..., None] * multiple
+    outcome = compute_outcome(log, path.reshape(log.num_items, PERIODS), PERIODS)
+    assert outcome.exact.all()
+    rolled = _roll_out(log, path, np.zeros(path.shape), 2)
+    for exact, found in zip((outcome.profit, outcome.demand, outcome.sales), rolled, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-9)
+
+
+def test_regimes_and_other_payoffs_are_rolled_out():
+    for domain, family in (("loans", "funding_regimes"), ("loans", "take_up"), ("energy", "wholesale_regimes")):
+        log = simulate_log(None, None, LogSettings(num_markets=4, num_periods=20, domain=domain, family=family))
+        outcome = compute_outcome(log, log.state.list_price.ravel(), PERIODS, num_rollouts=8)
+        assert not outcome.exact.any()
+        assert np.all(np.isfinite(outcome.profit))
+
+
+def test_a_market_that_ends_has_no_value_beyond_its_end():
+    log = simulate_log(None, None, LogSettings(num_markets=2, num_periods=20, family="perishable"))
+    prices = log.state.list_price.ravel()
+    left = log.parameters.num_periods - int(log.state.period[0])
+    assert left == 6
+    with pytest.raises(ValueError, match="ends 6 periods after the log"):
+        compute_outcome(log, prices, left + 1)
+    # The last period's value holds what is left of the stock.
+    salvage = log.parameters.supply.salvage
+    plain = replace(log, parameters=replace(log.parameters, supply=replace(log.parameters.supply, salvage=0 * salvage)))
+    worth = (
+        compute_outcome(log, prices, left, num_rollouts=16).profit
+        - compute_outcome(plain, prices, left, num_rollouts=16).profit
+    )
+    np.testing.assert_allclose(worth[:, :-1], 0.0, atol=1e-12)
+    sold = compute_outcome(log, prices, left, num_rollouts=16).sales.sum(axis=1)
+    rest = log.state.supply[..., 0].ravel() - sold
+    np.testing.assert_allclose(worth[:, -1], rest * np.broadcast_to(salvage, log.parameters.shape).ravel(), atol=1e-9)
+
+
+def test_the_oracle_of_single_items_refuses_coupled_items():
+    log = simulate_log(None, None, LogSettings(num_markets=2, num_periods=5, family="substitution"))
+    with pytest.raises(ValueError, match="retail/substitution are coupled"):
+        compute_oracle(log, 4)
