@@ -26,21 +26,14 @@ def ration(demand: np.ndarray, left: np.ndarray, uses: np.ndarray, order: np.nda
     Returns:
         Units sold, shape of `demand`.
     """
-    taken = np.einsum("mps,mpr->mr", demand, uses[:, :, 0])
-    short = np.flatnonzero((taken > left).any(axis=1))
-    if len(short) == 0:
-        return demand
-    wanted = demand[short].reshape(len(short), -1)
-    needs = np.repeat(uses[short, :, 0], demand.shape[2], axis=1)
-    remaining, rows, sold = left[short].copy(), np.arange(len(short)), np.empty_like(wanted)
-    for item in order[short].T:
-        need = needs[rows, item]
+    markets, segments = np.arange(len(demand)), demand.shape[2]
+    wanted, remaining, sold = demand.reshape(len(demand), -1), left.copy(), np.empty(order.shape)
+    for item in order.T:
+        need = uses[markets, item // segments, 0]
         reach = np.where(need > 0, remaining, np.inf).min(axis=1)
-        sold[rows, item] = np.minimum(wanted[rows, item], reach)
-        remaining = np.maximum(remaining - sold[rows, item, None] * need, 0.0)
-    units = demand.copy()
-    units[short] = sold.reshape(len(short), *demand.shape[1:])
-    return units
+        sold[markets, item] = served = np.minimum(wanted[markets, item], reach)
+        remaining = np.maximum(remaining - served[:, None] * need, 0.0)
+    return sold.reshape(demand.shape)
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,33 @@ class SharedSupply(Supply):
         """Units of every resource that are left, `(markets, resources)`."""
         return state
 
+    # Sums and minima over a short last axis are slow: these copies bring the axis that is reduced to the front.
+
+    @cached_property
+    def _uses_by_product(self) -> np.ndarray:
+        return np.ascontiguousarray(np.moveaxis(self.uses[:, :, 0], 1, 0))
+
+    @cached_property
+    def _is_free_of(self) -> np.ndarray:
+        """Infinite where a product does not need a resource, else 0, `(resources, markets, products)`."""
+        return np.ascontiguousarray(np.moveaxis(np.where(self.uses[:, :, 0] > 0, 0.0, np.inf), 2, 0))
+
+    def sum_uses(self, units: np.ndarray) -> np.ndarray:
+        """Units of each resource that units `(markets, products, segments)` take, `(markets, resources)`."""
+        return (units.sum(axis=2).T[:, :, None] * self._uses_by_product).sum(axis=0)
+
     def get_available(self, state: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         """What the scarcest resource of an item has left; see `Supply`."""
-        left = self.get_left(state)[:, None, None, :]
-        return np.array(np.broadcast_to(np.where(self.uses > 0, left, np.inf).min(axis=-1), shape))
+        scarcest = (self.get_left(state).T[:, :, None] + self._is_free_of).min(axis=0)
+        return np.array(np.broadcast_to(scarcest[:, :, None], shape))
 
     def serve(self, demand: np.ndarray, left: np.ndarray) -> np.ndarray:
         """Units sold of what is wanted, `(markets, products, segments)`."""
-        return ration(demand, left, self.uses, self._order)
+        short = np.flatnonzero((self.sum_uses(demand) > left).any(axis=1))
+        units = demand.copy()
+        if len(short):
+            units[short] = ration(demand[short], left[short], self.uses[short], self._order[short])
+        return units
 
 
 @dataclass(frozen=True)
@@ -105,8 +117,7 @@ class CapacityLegs(SharedSupply):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Supply`."""
         units = self.serve(demand, state)
-        left = state - np.einsum("mps,mpr->mr", units, self.uses[:, :, 0])
-        return units, np.maximum(left, 0.0), None
+        return units, np.maximum(state - self.sum_uses(units), 0.0), None
 
     def build_grid(self) -> list[np.ndarray]:
         """Every number of free seats on every leg; see `Supply`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class DriverFlow(SharedSupply):
 
     A fixed share of the rides of a zone goes to each zone, in whole drivers (cumulated shares are rounded, so that
     every ride ends somewhere). Products are zones, and a zone's rider groups share its drivers in the order of `rank`.
-    State: drivers of every zone but the last, who has the rest (Banerjee, Freund and Lykouris 2022, Operations
+    State: drivers of every zone but the last, which has the rest (Banerjee, Freund and Lykouris 2022, Operations
     Research, treat prices that steer such flows).
 
     Attributes:
@@ -109,6 +110,11 @@ class DriverFlow(SharedSupply):
     first_drivers: np.ndarray
     destination: np.ndarray
 
+    @cached_property
+    def _reach(self) -> np.ndarray:
+        """Share of a zone's rides that end in a zone or one before it, `(markets, zones, zones)`."""
+        return np.cumsum(self.destination[:, :, 0], axis=2)
+
     def start(self, shape: tuple[int, int, int], volume: np.ndarray) -> np.ndarray:
         """Drivers of every zone but the last; see `Supply`."""
         return np.array(self.first_drivers[:, :-1, 0], dtype=np.float64)
@@ -118,15 +124,21 @@ class DriverFlow(SharedSupply):
         rest = self.first_drivers.sum(axis=(1, 2)) - state.sum(axis=1)
         return np.concatenate([state, np.maximum(rest, 0.0)[:, None]], axis=1)
 
+    def get_available(self, state: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """Drivers of the zone; see `Supply`."""
+        return np.array(np.broadcast_to(self.get_left(state)[:, :, None], shape))
+
     def sell(
         self, state: np.ndarray, demand: np.ndarray, period: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """See `Supply`."""
-        units = self.serve(demand, self.get_left(state))
+        left = self.get_left(state)
+        # Rider groups queue for the drivers of their zone; one group alone needs no order.
+        units = np.minimum(demand, left[..., None]) if demand.shape[2] == 1 else self.serve(demand, left)
         rides = units.sum(axis=2)
-        ended = _round_half_up(rides[..., None] * np.cumsum(self.destination[:, :, 0], axis=2))
-        moves = np.diff(ended, axis=2, prepend=0.0)
-        return units, state + (moves.sum(axis=1) - ended[..., -1])[:, :-1], None
+        ended = _round_half_up(rides[..., None] * self._reach)
+        arrived = np.diff(ended.sum(axis=1), axis=1, prepend=0.0)
+        return units, state + (arrived - ended[..., -1])[:, :-1], None
 
     def build_grid(self) -> list[np.ndarray]:
         """Every number of drivers in every zone but the last; see `Supply`."""

@@ -214,8 +214,9 @@ def _sample_business(settings: FaresSettings, market: Market, draws: Draws) -> M
     """Leisure travellers book early, business travellers late; both pay the same fare."""
     time = np.linspace(0.0, 1.0, settings.num_periods)
     assert isinstance(market.demand, OwnPriceDemand)
-    last, bend = draws.between((0.5, 0.9))[..., None], draws.between((1.5, 3.0))[..., None]
-    growth = draws.between((-0.5, 1.0))[..., None]
+    # The flights of a market fly one route, whose travellers book alike.
+    last, bend = draws.between((0.5, 0.9), (1, 1))[..., None], draws.between((1.5, 3.0), (1, 1))[..., None]
+    growth = draws.between((-0.5, 1.0), (1, 1))[..., None]
     # Arrivals grow or fade towards departure; the profile keeps the demand of the whole window.
     profile = growth * time - np.log(np.exp(growth * time).mean(axis=-1, keepdims=True))
     nothing = np.zeros((len(market.volume), 1, 1))
