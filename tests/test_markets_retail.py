@@ -5,24 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pricing_fm.markets import RetailSettings, make
-from pricing_fm.markets.demand import (
+from pricing_fm.markets import RetailSettings, core, make
+from pricing_fm.markets.domains import sample_retail
+from pricing_fm.markets.responses import (
     FAMILIES,
     LINEAR,
     compute_elasticity,
     compute_log_response,
     compute_optimal_ratio,
 )
-from pricing_fm.markets.parameters import sample_retail_parameters
-from pricing_fm.markets.retail import compute_mean_demand, start_retail, step
 from pricing_fm.markets.streams import build_streams
 
 
-def _market(num_markets=6, seed=0, **settings):
+def _shop(num_markets=6, seed=0, **settings):
     ids = np.arange(num_markets)
-    parameters = sample_retail_parameters(RetailSettings(**settings), ids, seed)
+    market = sample_retail(RetailSettings(**settings), "shop", ids, seed)
     random = build_streams(seed, ids)
-    return parameters, start_retail(parameters, random), random
+    return market, core.start(market, random), random
 
 
 @pytest.mark.parametrize("code", range(len(FAMILIES)))
@@ -59,23 +58,22 @@ def test_linear_demand_ends_where_it_should():
 
 
 def test_without_noise_demand_is_the_mean_demand():
-    parameters, state, random = _market(noises=("none",), stocked_share=0.0)
-    prices, promotions = state.list_price * 0.9, np.ones(parameters.shape)
-    _, observation, reward, info = step(parameters, state, prices, promotions, random)
-    np.testing.assert_array_equal(observation.units, info.mean_demand)
-    np.testing.assert_allclose(reward, (prices - state.cost) * info.mean_demand)
+    market, state, random = _shop(noises=("none",), stocked_share=0.0)
+    prices, promotions = state.list_price * 0.9, np.ones(market.shape)
+    _, observation, reward, truth = core.step(market, state, prices, random, promotions)
+    np.testing.assert_array_equal(observation.units, truth.mean_demand)
+    np.testing.assert_allclose(reward, (prices - state.cost) * truth.mean_demand)
 
 
 def test_mean_demand_is_the_mean_of_simulated_demand():
-    parameters, state, _ = _market(num_markets=20, stocked_share=0.0)
+    market, state, _ = _shop(num_markets=20, stocked_share=0.0)
     rollouts = 400
     rows = np.repeat(np.arange(20), rollouts)
     random = build_streams(0, rows, np.tile(np.arange(rollouts), 20))
-    many, start = parameters.select(rows), state.select(rows)
-    prices = start.list_price * 0.85
-    _, observation, _, info = step(many, start, prices, np.zeros(many.shape), random)
+    many, start = market.select(rows), state.select(rows)
+    _, observation, _, truth = core.step(many, start, start.list_price * 0.85, random)
     units = observation.units.reshape(20, rollouts, -1)
-    error = units.mean(axis=1) - info.mean_demand.reshape(20, rollouts, -1)[:, 0]
+    error = units.mean(axis=1) - truth.mean_demand.reshape(20, rollouts, -1)[:, 0]
     standard_error = units.std(axis=1) / np.sqrt(rollouts)
     z = error / np.maximum(standard_error, 1e-9)
     # 200 items: the largest of 200 standard normals is below 4 in 99 % of cases, and their mean is near zero.
@@ -84,33 +82,48 @@ def test_mean_demand_is_the_mean_of_simulated_demand():
 
 
 def test_the_parts_of_demand_multiply_as_stated():
-    parameters, state, _ = _market(stocked_share=0.0, reference_share=1.0)
-    prices, none = state.list_price, np.zeros(parameters.shape)
-    base = compute_mean_demand(parameters, state, prices, none)
-    promoted = compute_mean_demand(parameters, state, prices, none + 1.0)
-    np.testing.assert_allclose(promoted / base, np.broadcast_to(parameters.promotion_uplift, base.shape))
-    shocked = compute_mean_demand(parameters, replace(state, log_shock=state.log_shock + 0.2), prices, none)
-    np.testing.assert_allclose(shocked / base, np.exp(0.2))
-    spoiled = compute_mean_demand(parameters, replace(state, reference_price=state.reference_price * 0.8), prices, none)
-    np.testing.assert_allclose(spoiled / base, 0.8 ** np.broadcast_to(parameters.reference_effect, base.shape))
-    year = compute_mean_demand(parameters, replace(state, period=state.period + 261), prices, none)
+    market, state, _ = _shop(stocked_share=0.0, reference_share=1.0)
+    prices, none = state.list_price, np.zeros(market.shape)
+
+    def mean(changed, promotions=none):
+        return core.compute_mean_demand(market, changed, prices, promotions)
+
+    base = mean(state)
+    np.testing.assert_array_equal(core.compute_mean_demand(market, state, prices), base)
+    np.testing.assert_allclose(
+        mean(state, none + 1.0) / base, np.broadcast_to(market.promotion_uplift, base.shape), rtol=1e-12
+    )
+    np.testing.assert_allclose(mean(state._replace(shock=state.shock + 0.2)) / base, np.exp(0.2))
+    effect = np.broadcast_to(market.memory.gain, base.shape)
+    np.testing.assert_allclose(mean(state._replace(memory=state.memory * 0.8)) / base, 0.8**effect)
     # 261 weeks are five years within half a day: the season is back and only the trend is left.
-    growth = np.exp(np.broadcast_to(parameters.trend, base.shape) * 261)
-    np.testing.assert_allclose(year / base, growth, rtol=1e-2)
+    growth = np.exp(np.broadcast_to(market.calendar.trend, base.shape) * 261)
+    np.testing.assert_allclose(mean(state._replace(period=state.period + 261)) / base, growth, rtol=1e-2)
+
+
+def test_customers_remember_a_weighted_mean_of_log_prices():
+    market, state, random = _shop(reference_share=1.0)
+    before, prices = state.memory[..., 0], state.list_price * 0.7
+    state, *_ = core.step(market, state, prices, random)
+    weight = market.memory.persistence
+    np.testing.assert_allclose(state.memory[..., 0], before**weight * prices ** (1 - weight))
+    market, state, _ = _shop(reference_share=0.0)
+    assert market.memory is None
+    assert state.memory is None
 
 
 def test_sales_never_exceed_inventory_and_stock_outs_happen_but_not_always():
-    parameters, state, random = _market(num_markets=30, stocked_share=1.0)
+    market, state, random = _shop(num_markets=30, stocked_share=1.0)
     sold_out, lost = [], []
     for _ in range(60):
-        before = state
-        state, observation, _, info = step(parameters, state, state.list_price, np.zeros(parameters.shape), random)
+        before = state.supply[..., 0]
+        state, observation, _, truth = core.step(market, state, state.list_price, random)
         assert np.all(observation.units <= observation.inventory)
-        np.testing.assert_array_equal(observation.inventory, before.inventory)
-        assert np.all(observation.inventory == np.round(observation.inventory))
-        assert np.all(state.inventory >= before.inventory - observation.units)
+        np.testing.assert_array_equal(observation.inventory, before)
+        assert np.all(before == np.round(before))
+        assert np.all(state.supply[..., 0] >= before - observation.units)
         sold_out.append(observation.units == observation.inventory)
-        lost.append(info.demand - observation.units)
+        lost.append(truth.demand - observation.units)
     share = np.mean(sold_out)
     assert 0.02 < share < 0.3
     assert np.all(np.stack(lost)[~np.stack(sold_out)] == 0)
@@ -118,96 +131,98 @@ def test_sales_never_exceed_inventory_and_stock_outs_happen_but_not_always():
 
 
 def test_the_hidden_shock_has_its_stated_law():
-    parameters, state, random = _market(num_markets=40, shock_scale_range=(0.3, 0.3), stocked_share=0.0)
+    market, state, random = _shop(num_markets=40, shock_scale_range=(0.3, 0.3), stocked_share=0.0)
     shocks, factors = [], []
     for _ in range(150):
-        shocks.append(state.log_shock / parameters.shock_scale)
-        state, *_, info = step(parameters, state, state.list_price, np.zeros(parameters.shape), random)
-        factors.append(np.exp(info.hidden_shock))
+        shocks.append(state.shock / market.shock.scale)
+        state, *_, truth = core.step(market, state, state.list_price, random)
+        factors.append(np.exp(truth.hidden_shock))
     path = np.stack(shocks)
     assert path.std() == pytest.approx(1.0, abs=0.05)
+    # Stationary: as wide at the start as at the end.
+    assert path[:30].std() == pytest.approx(path[-30:].std(), abs=0.1)
     assert np.mean(factors) == pytest.approx(1.0, abs=0.02)
     lagged = (path[1:] * path[:-1]).mean(axis=(0, 2, 3))
-    persistence = parameters.shock_persistence.ravel()
-    assert np.corrcoef(lagged, persistence)[0, 1] > 0.7
+    assert np.corrcoef(lagged, market.shock.persistence.ravel())[0, 1] > 0.7
     together = np.array([np.corrcoef(path[:, m, :, 0].T)[~np.eye(10, dtype=bool)].mean() for m in range(40)])
-    assert np.corrcoef(together, parameters.common_shock.ravel())[0, 1] > 0.6
+    assert np.corrcoef(together, market.shock.common.ravel())[0, 1] > 0.6
 
 
-def test_a_markets_path_does_not_depend_on_how_many_run_beside_it():
-    few, many = make("retail", num_markets=3, seed=4), make("retail", num_markets=50, seed=4)
-    few.reset(), many.reset()
-    for _ in range(12):
-        a, b = few.step(few.state.list_price * 0.9), many.step(many.state.list_price * 0.9)
-        for name in ("units", "price", "cost", "list_price", "inventory"):
-            np.testing.assert_array_equal(getattr(a[0], name), getattr(b[0], name)[:3])
-        np.testing.assert_array_equal(a[1], b[1][:3])
+def test_costs_jump_now_and_then_and_list_prices_follow_in_whole_ticks():
+    market, state, random = _shop(num_markets=40, cost_change_probability=0.1)
+    costs, prices = [state.cost], [state.list_price]
+    for _ in range(104):
+        state, *_ = core.step(market, state, state.list_price, random)
+        costs.append(state.cost)
+        prices.append(state.list_price)
+    costs, prices = np.stack(costs), np.stack(prices)
+    assert np.mean(costs[1:] != costs[:-1]) == pytest.approx(0.1, abs=0.01)
+    revised = np.mean(prices[1:] != prices[:-1])
+    assert 0.002 < revised < 0.05
+    ticks = prices / market.price_tick
+    np.testing.assert_allclose(ticks, np.round(ticks), atol=1e-6)
+    # A list price that has just moved is the old share of cost, to the tick.
+    moved = np.argwhere(prices[1:] != prices[:-1])[0]
+    week, item = moved[0] + 1, tuple(moved[1:])
+    share = market.list_price[item] / market.costs.unit_cost[item]
+    assert prices[week][item] == pytest.approx(costs[week][item] * share, abs=0.0051)
+    still, state, random = _shop(cost_change_probability=0.0)
+    following, *_ = core.step(still, state, state.list_price, random)
+    assert not still.costs.is_moving
+    assert following.cost is state.cost
+
+
+def test_list_prices_end_in_nine():
+    market, *_ = _shop(num_markets=20)
+    assert np.all(np.round(market.list_price * 100).astype(int) % 10 == 9)
+    assert market.list_price.min() >= 0.79
 
 
 def test_stores_of_a_category_share_its_products_and_differ_a_little():
-    parameters, *_ = _market(num_markets=4, num_stores=2)
-    np.testing.assert_array_equal(parameters.reference_price[0], parameters.reference_price[1])
-    ratio = parameters.elasticity[0] / parameters.elasticity[1]
+    market, *_ = _shop(num_markets=4, num_stores=2)
+    demand = market.demand
+    np.testing.assert_array_equal(demand.reference_price[0], demand.reference_price[1])
+    np.testing.assert_array_equal(market.list_price[2], market.list_price[3])
+    ratio = demand.elasticity[0] / demand.elasticity[1]
     assert np.all(ratio != 1.0)
     assert np.abs(np.log(ratio)).max() < 0.4
-    assert not np.any(parameters.reference_price[1] == parameters.reference_price[2])
+    assert not np.any(demand.reference_price[1] == demand.reference_price[2])
 
 
 def test_a_hundredfold_currency_changes_nothing_but_the_currency():
     paths = []
     for unit in (1.0, 100.0):
-        parameters, state, random = _market(median_price=4.0 * unit, price_tick=0.01 * unit)
+        market, state, random = _shop(median_price=4.0 * unit, price_tick=0.01 * unit)
         for _ in range(8):
-            prices = np.round(state.list_price / parameters.price_tick * 0.9) * parameters.price_tick
-            state, observation, reward, _ = step(parameters, state, prices, np.zeros(parameters.shape), random)
+            prices = np.round(state.list_price / market.price_tick * 0.9) * market.price_tick
+            state, observation, reward, _ = core.step(market, state, prices, random)
         paths.append((observation.units, reward / unit, state.list_price / unit))
-    for a, b in zip(*paths):
+    for a, b in zip(*paths, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
-def test_a_step_leaves_the_state_it_was_given_as_it_was():
-    parameters, state, random = _market()
-    kept = {name: value.copy() for name, value in vars(state).items()}
-    step(parameters, state, state.list_price, np.ones(parameters.shape), random)
-    for name, value in kept.items():
-        np.testing.assert_array_equal(value, getattr(state, name))
-
-
-@pytest.mark.parametrize(
-    "spoil, message",
-    [
-        (lambda prices: prices[:, :2], "shape"),
-        (lambda prices: np.where(np.arange(10).reshape(1, 10, 1) == 3, np.nan, prices), r"prices\[0, 3, 0\] is nan"),
-        (lambda prices: prices * 3, "must lie in"),
-        (lambda prices: -prices, "must lie in"),
-    ],
-)
-def test_bad_prices_are_refused_and_the_market_stays_as_it_was(spoil, message):
-    batch, clean = make("retail", num_markets=2, seed=1), make("retail", num_markets=2, seed=1)
-    with pytest.raises(ValueError, match=message):
-        batch.step(spoil(batch.state.list_price))
-    np.testing.assert_array_equal(batch.step(batch.state.list_price)[1], clean.step(clean.state.list_price)[1])
-
-
-def test_the_batch_shows_what_a_seller_may_know_and_restarts_exactly():
+def test_rewards_of_a_batch_are_margins_and_a_shop_never_terminates():
     batch = make("retail", num_markets=5, seed=2)
-    view = batch.reset()
-    assert np.isnan(view.units).all()
-    rewards = []
+    batch.reset()
     for _ in range(52):
         cost = batch.state.cost
-        view, reward, terminations, truncations, truth = batch.step(batch.state.list_price[..., 0])
+        view, reward, terminations, truncations, _ = batch.step(batch.state.list_price[..., 0])
         np.testing.assert_allclose(reward, ((view.price - cost) * view.units).sum(axis=(1, 2)))
         assert not terminations.any()
-        rewards.append(reward)
     assert truncations.all()
-    assert not {"mean_demand", "hidden_shock", "optimal_price"} & set(vars(view))
-    batch.reset()
-    again = [batch.step(batch.state.list_price)[1] for _ in range(52)]
-    np.testing.assert_array_equal(rewards, again)
-    fresh = batch.compute_optimal_prices(replace(batch.state, cost=batch.state.cost * 1.0))
-    other = make("retail", num_markets=5, seed=2)
-    np.testing.assert_array_equal(fresh, other.compute_optimal_prices(batch.state))
+
+
+def test_the_truth_of_a_market_does_not_depend_on_how_many_are_drawn():
+    few, *_ = _shop(num_markets=3)
+    many, *_ = _shop(num_markets=30)
+    for name, part in few.parts.items():
+        for key, values in vars(part).items():
+            if isinstance(values, np.ndarray):
+                np.testing.assert_array_equal(values, getattr(many, name).__dict__[key][:3])
+    other = replace(few, volume=few.volume * 2.0)
+    state = core.start(few, build_streams(0, np.arange(3)))
+    means = [core.compute_mean_demand(market, state, state.list_price) for market in (few, other)]
+    np.testing.assert_allclose(means[1], 2.0 * means[0])
 
 
 @pytest.mark.parametrize(
@@ -223,10 +238,3 @@ def test_the_batch_shows_what_a_seller_may_know_and_restarts_exactly():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         RetailSettings(**settings)
-
-
-def test_unknown_markets_and_empty_batches_are_refused():
-    with pytest.raises(ValueError, match="known markets"):
-        make("bazaar")
-    with pytest.raises(ValueError, match="num_markets is 0"):
-        make("retail", num_markets=0)
