@@ -41,7 +41,7 @@ class MarketSolution:
 
     Attributes:
         method: "one-period optimum" (nothing links the periods: exact), "dynamic program" (exact on a grid of states
-            and a ladder of prices), "fluid bound" (shared stock: the bound is certified, `value` is that of a policy) or
+            and a ladder of prices), "fluid bound" (shared stock: the bound is certified, `value` is a policy's) or
             "relaxed bound" (stock ignored: likewise).
         value: Expected reward of the oracle's policy.
         upper_bound: Expected reward that no policy exceeds (on the ladder, for dynamic programs).

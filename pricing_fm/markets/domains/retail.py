@@ -402,12 +402,18 @@ RETAIL = Domain(
     frequency="W",
     unit="a product sold",
     description="""\
-* State: hidden demand shocks, stocks, remembered prices, pantries, waiting customers, rivals' prices, unit costs and list
-  prices that move; which of them is there depends on the family.
+* State: hidden demand shocks, stocks, remembered prices, pantries, waiting customers, rivals' prices, unit costs and
+  list prices that move; which of them is there depends on the family.
 * Action: a price per product and customer segment, 0.5 to 2 times the list price, in whole coins.
 * Reward: price minus unit cost times units sold, minus holding, waste and lost-sale charges; currency a week.
 * Dynamics: demand responds to price (and to the assortment's other prices, remembered prices, rivals); sales are demand
   cut by stock; stock is replenished or perishes.
-* Standard baselines: cost-plus, hi-lo, constant best price, myopic optimum.
+* Constraints: bounds on the price; never more units sold than there are.
+* Families: `shop` (own-price demand of four kinds, season, trend, hidden shocks, moving costs, weekly replenishment:
+  the ground of the training logs), `substitution`, `nested`, `latent_classes` and `halo` (the assortment's prices act on
+  each other; static), `logit_stock` (multinomial logit on a season's stock), `reference_price` (loss aversion),
+  `stockpiling`, `waiting`, `repeated_seasons` (customers learn when the clearance comes), `perishable` (a collection),
+  `fresh` (goods that keep two weeks), `lead_time` (orders arrive late), `rival` (a matcher or an undercutter).
+* Standard baselines: cost-plus, hi-lo, constant best price, myopic optimum, dynamic program.
 """,
 )
