@@ -11,10 +11,6 @@ from pricing_fm.markets.capacity import SharedSupply
 from pricing_fm.markets.supply import Supply
 
 
-def _round_half_up(values: np.ndarray) -> np.ndarray:
-    return np.floor(values + 0.5)
-
-
 @dataclass(frozen=True)
 class ScheduledDrivers(Supply):
     """Drivers of every period as planned: each can give one ride a period; nothing is carried over.
@@ -84,7 +80,7 @@ class RespondingDrivers(Supply):
         drawn = (units / online) ** self.elasticity
         wanted = self.fleet * drawn / (drawn + self.half_use**self.elasticity)
         # One driver always waits: with nobody online there would be no earnings to learn of.
-        following = np.maximum(_round_half_up(online + self.speed * (wanted - online)), 1.0)
+        following = np.maximum(np.floor(online + self.speed * (wanted - online) + 0.5), 1.0)
         return units, following[..., None], None
 
     def build_grid(self) -> list[np.ndarray]:
@@ -136,7 +132,10 @@ class DriverFlow(SharedSupply):
         # Rider groups queue for the drivers of their zone; one group alone needs no order.
         units = np.minimum(demand, left[..., None]) if demand.shape[2] == 1 else self.serve(demand, left)
         rides = units.sum(axis=2)
-        ended = _round_half_up(rides[..., None] * self._reach)
+        ended = rides[..., None] * self._reach
+        # Rounded half up in place: this is the largest array of the period.
+        ended += 0.5
+        np.floor(ended, out=ended)
         arrived = np.diff(ended.sum(axis=1), axis=1, prepend=0.0)
         return units, state + (arrived - ended[..., -1])[:, :-1], None
 
