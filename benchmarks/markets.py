@@ -2,6 +2,8 @@
 
 python benchmarks/markets.py            # every family of every domain, growth, environments; about two minutes
 python benchmarks/markets.py --quick    # fewer markets and repetitions; seconds, for a first look
+
+Times are CPU seconds of one thread, so that what else runs on the machine counts little.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from pricing_fm.markets.domains import DOMAINS
 
 TARGETS = {"retail/logit_stock": 0.4}
 LEAST_RATIO, LEAST_ENVIRONMENT_RATIO = 0.1, 0.5
-_STEPS = 12  # of one timing, below the shortest episode
+_STEPS = 12  # of one timing of a batch, below the shortest episode
+_EPISODES = 8  # of one timing of an environment, each a market of its own
 
 
 class Speed(NamedTuple):
@@ -50,7 +53,8 @@ def time_in_turn(measured: Callable[[], float], bare: Callable[[], float], repet
     """Time two loops alternately, so that what else the machine does hits both; one unmeasured turn first."""
     measured(), bare()
     pairs = np.array([(measured(), bare()) for _ in range(repetitions)])
-    return Speed(*np.median(pairs, axis=0), float(np.median(pairs[:, 1] / pairs[:, 0])))
+    seconds, bare_seconds = np.median(pairs, axis=0).tolist()
+    return Speed(seconds, bare_seconds, float(np.median(pairs[:, 1] / pairs[:, 0])))
 
 
 def measure_batch(batch: MarketBatch, repetitions: int) -> Speed:
@@ -59,18 +63,18 @@ def measure_batch(batch: MarketBatch, repetitions: int) -> Speed:
 
     def run_batch() -> float:
         batch.reset()
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(_STEPS):
             # Where list prices move so do the bounds; a price near the middle stays inside.
             batch.step(prices)
-        return (time.perf_counter() - began) / _STEPS
+        return (time.process_time() - began) / _STEPS
 
     def run_bare() -> float:
         bare = BareMarket(batch.market)
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(_STEPS):
             bare.step(prices)
-        return (time.perf_counter() - began) / _STEPS
+        return (time.process_time() - began) / _STEPS
 
     return time_in_turn(run_batch, run_bare, repetitions)
 
@@ -78,31 +82,31 @@ def measure_batch(batch: MarketBatch, repetitions: int) -> Speed:
 def measure_environment(domain: str, family: str, repetitions: int) -> Speed:
     """One `MarketEnv.step`, from action to observation, reward and info, beside one bare step of one market."""
     env = MarketEnv(domain, family)
-    actions = np.zeros(env.action_space.shape, dtype=np.float32)
+    actions = np.zeros_like(env.action_space.sample())
     batch = make(domain, family=family)
     prices = np.array(batch.reset().list_price)
 
+    periods = batch.market.num_periods
+
     def run_environment() -> float:
         total = 0.0
-        for episode in range(10):
+        for episode in range(_EPISODES):
             env.reset(seed=episode)
-            env.step(actions)
-            began = time.perf_counter()
-            for _ in range(_STEPS - 1):
+            began = time.process_time()
+            for _ in range(periods):
                 env.step(actions)
-            total += time.perf_counter() - began
-        return total / (10 * (_STEPS - 1))
+            total += time.process_time() - began
+        return total / (_EPISODES * periods)
 
     def run_bare() -> float:
         total = 0.0
-        for episode in range(10):
+        for episode in range(_EPISODES):
             bare = BareMarket(batch.market, episode)
-            bare.step(prices)
-            began = time.perf_counter()
-            for _ in range(_STEPS - 1):
+            began = time.process_time()
+            for _ in range(periods):
                 bare.step(prices)
-            total += time.perf_counter() - began
-        return total / (10 * (_STEPS - 1))
+            total += time.process_time() - began
+        return total / (_EPISODES * periods)
 
     return time_in_turn(run_environment, run_bare, repetitions)
 

@@ -61,16 +61,30 @@ class OwnPriceDemand(Demand):
     is_separable = True
 
     @cached_property
-    def _is_plain(self) -> bool:
-        return bool(np.all(self.family == CONSTANT_ELASTICITY))
+    def _groups(self) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] | None:
+        """Markets of each family: code, rows, slope and purchase share; None where families differ inside markets."""
+        if self.family.shape[1:] != (1, 1):
+            return None
+        codes, groups = self.family[:, 0, 0], []
+        for code in np.unique(codes).tolist():
+            rows = np.flatnonzero(codes == code)
+            slope, share = -self.elasticity[rows], self.purchase_share[rows]
+            groups.append((code, rows, slope / (1.0 - share) if code == LOGIT else slope, share))
+        return groups
 
     def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
         """Response relative to the reference price; see `Demand`."""
         ratio = prices / self.reference_price
-        if self._is_plain:
-            log_response = -self.elasticity * np.log(ratio)
-        else:
+        groups = self._groups
+        if groups is None:
             log_response = compute_log_response(self.family, self.elasticity, self.purchase_share, ratio)
+        elif len(groups) == 1:
+            code, _, slope, share = groups[0]
+            log_response = _respond_in_logs(code, slope, share, ratio)
+        else:
+            log_response = np.empty(ratio.shape)
+            for code, rows, slope, share in groups:
+                log_response[rows] = _respond_in_logs(code, slope, share, ratio[rows])
         if rival_prices is not None and self.cross_elasticity is not None:
             log_response = log_response + self.cross_elasticity * np.log(rival_prices / self.reference_price)
         return np.exp(log_response)
@@ -106,6 +120,19 @@ class OwnPriceDemand(Demand):
                 family[left], elasticity[left], share[left], added[left], cost_ratio[left], (low[left], high[left])
             )
         return ratio.reshape(shape) * unit
+
+
+def _respond_in_logs(code: int, slope: np.ndarray, share: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """`responses.compute_log_response` of one family; the slope is minus the elasticity, over 1 - share for a logit."""
+    if code == CONSTANT_ELASTICITY:
+        return slope * np.log(ratio)
+    if code == EXPONENTIAL:
+        return slope * (ratio - 1.0)
+    if code == LOGIT:
+        odds = np.exp(slope * (ratio - 1.0))
+        return np.log(odds / (1.0 - share + share * odds))
+    with np.errstate(divide="ignore"):
+        return np.log(np.maximum(1.0 + slope * (ratio - 1.0), 0.0))
 
 
 def _solve_in_closed_form(
@@ -173,12 +200,15 @@ class LogitDemand(Demand):
 
     def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
         """Choice probabilities; see `Demand`."""
-        attraction = np.exp(self.utility - self.sensitivity * prices)
-        outside = 1.0
+        attraction = self.sensitivity * prices
+        np.exp(np.subtract(self.utility, attraction, out=attraction), out=attraction)
+        everything = np.add.reduce(attraction, axis=1, keepdims=True)
+        everything += 1.0
         if rival_prices is not None and self.rival_utility is not None:
             price = rival_prices.mean(axis=1, keepdims=True)
-            outside = 1.0 + np.exp(self.rival_utility - self.sensitivity.mean(axis=1, keepdims=True) * price)
-        return attraction / (outside + attraction.sum(axis=1, keepdims=True))
+            everything += np.exp(self.rival_utility - self.sensitivity.mean(axis=1, keepdims=True) * price)
+        attraction /= everything
+        return attraction
 
 
 @dataclass(frozen=True)

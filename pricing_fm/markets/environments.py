@@ -200,7 +200,10 @@ class _Desk:
         self._template = np.full((markets, self._width + _CLOCK), -1.0, dtype=np.float32)
         for name in ("units", "price", "promotion"):
             self._template[self._features[name]] = 0.0
-        self._cost = self._list_price = np.empty(0)
+        self._cost = self._list_price = self._priced = self._list_ticks = np.empty(0)
+        self._is_above_tick = False
+        # A supply limits an item always or never.
+        self._is_limited = bool(np.isfinite(get_inventory(market, batch.state)).all())
 
     def look(self) -> np.ndarray:
         """Observations before the first period, `(markets, features)`."""
@@ -240,13 +243,19 @@ class _Desk:
         steps = actions * self._spread
         if self._tilt:
             steps += size * self._tilt
-        list_price, tick = self.batch.state.list_price, self.batch.market.price_tick
+        list_price = self.batch.state.list_price
         factor = np.exp(steps).reshape(list_price.shape)
         if self._ticks_in_one is None:
-            return round_to_tick(list_price * factor, tick)
-        factor *= list_price
-        factor /= tick
-        return np.maximum(np.rint(factor, out=factor), 1.0, out=factor) / self._ticks_in_one
+            return round_to_tick(list_price * factor, self.batch.market.price_tick)
+        if list_price is not self._priced:
+            self._list_ticks, self._priced = list_price / self.batch.market.price_tick, list_price
+            self._is_above_tick = bool(self._list_ticks.min() * self.batch.market.price_bounds[0] >= 1.0)
+        factor *= self._list_ticks
+        np.rint(factor, out=factor)
+        if not self._is_above_tick:
+            np.maximum(factor, 1.0, out=factor)
+        factor /= self._ticks_in_one
+        return factor
 
     def _observe(self, sold: Observation | None) -> np.ndarray:
         market, state, features, rows = self.batch.market, self.batch.state, self._features, self._items
@@ -264,9 +273,9 @@ class _Desk:
             seen[features["price"]] = sold.price.reshape(rows)
         if market.supply is not None:
             available = get_inventory(market, state).reshape(rows)
-            seen[features["inventory"]] = available
-            unlimited = available == np.inf
-            np.putmask(seen[features["inventory"]], unlimited, -1.0)
+            seen[features["inventory"]] = (
+                available if self._is_limited else np.where(available == np.inf, -1.0, available)
+            )
         if market.rivals is not None:
             reported = market.rivals.report(state.rivals, state.period, self.batch.random).reshape(rows)
             seen[features["competitor_price"]] = np.where(np.isnan(reported), -1.0, reported)
