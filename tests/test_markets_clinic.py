@@ -12,6 +12,7 @@ from pricing_fm.markets.clinic_parts import (
     ReferralNoise,
     ShowPayoff,
     serve_by_acuity,
+    split_services,
     tabulate_overtime,
 )
 from pricing_fm.markets.clinic_supply import Beds, FollowUps, WaitingList, WorseningCases
@@ -203,6 +204,22 @@ def test_the_optimal_policy_earns_its_value_and_beats_fixed_and_myopic_prices(fa
     run = simulate_policy(market, _choose_for_all(program), 3_000, seed=11)
     assert abs(run.score(value)) < 3.0
     assert run.standard_error < 0.05 * value
+
+
+@pytest.mark.parametrize("family", ["no_shows", "surge_regimes", "budget"])
+def test_the_values_of_a_clinics_services_add_up(family):
+    clinic = replace(sample_clinic(ClinicSettings(num_products=2), family, np.array([3]), 5), num_periods=6)
+    services = split_services(clinic)
+    assert services.shape == (2, 1, 3)
+    np.testing.assert_array_equal(services.list_price[:, 0], clinic.list_price[0])
+    values, prices = 0.0, np.empty((2, 3))
+    for place in range(2):
+        one = services.select(np.array([place]))
+        program = solve_dynamic_program(one, build_price_ladder(one, 2), 21)
+        values += program.constant_value
+        prices[place] = program.ladder[program.constant_values.argmax()][0]
+    run = simulate_policy(clinic, lambda state: np.broadcast_to(prices, (len(state.period), 2, 3)), 3_000, seed=2)
+    assert abs(run.score(values)) < 3.0
 
 
 def test_headroom_is_nil_where_days_do_not_touch_and_large_where_beds_stay_taken():

@@ -5,13 +5,16 @@ Segments are acuity classes, from the most urgent to the least; products are ser
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom
 
+from pricing_fm.markets.core import Market
 from pricing_fm.markets.memory import ReferencePrice
 from pricing_fm.markets.noise import Noise
+from pricing_fm.markets.parts import Part
 from pricing_fm.markets.payoffs import Payoff
 from pricing_fm.markets.streams import DEMAND, SHOW, Streams
 
@@ -33,6 +36,33 @@ def serve_by_acuity(wanted: np.ndarray, capacity: np.ndarray) -> np.ndarray:
     served = reached.copy()
     served[:, :, 1:] -= reached[:, :, :-1]
     return served
+
+
+def split_services(market: Market) -> Market:
+    """Clinics of several services as clinics of one service each, for oracles.
+
+    Services share no capacity and no patients, so values add up; a common regime of an epidemic changes only how they
+    vary together.
+
+    Args:
+        market: Clinics, `(markets, services, acuities)`.
+
+    Returns:
+        Clinics, `(markets x services, 1, acuities)`, the services of a clinic side by side.
+    """
+    markets, services, _ = market.shape
+
+    def split(owner: Market | Part) -> dict[str, Any]:
+        arrays = {field.name: getattr(owner, field.name) for field in fields(owner)}
+        return {
+            name: np.broadcast_to(values, (markets, services, *values.shape[2:])).reshape(-1, 1, *values.shape[2:])
+            for name, values in arrays.items()
+            if isinstance(values, np.ndarray)
+        }
+
+    changed = split(market)
+    changed |= {name: replace(part, **split(part)) for name, part in market.parts.items()}
+    return replace(market, **changed)
 
 
 @dataclass(frozen=True, kw_only=True)
