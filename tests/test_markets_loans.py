@@ -245,6 +245,23 @@ def test_hidden_shocks_and_seasons_move_the_lenders_demand_but_not_the_best_rate
     np.testing.assert_allclose(ratio, again)
 
 
+def test_the_lenders_value_is_that_of_each_regimes_closed_form_weighted_by_its_chance() -> None:
+    market = take_item(sample("lender"))
+    factors = market.regimes.cost_factor[0, 0, 0]
+    known = [ask_oracle(market, (0, 0, 0), market.costs.unit_cost.item() * factor) for factor in factors]
+    profit = np.array([one["profit"] for one in known]) * market.volume.item() * market.payoff.loan_size.item()
+    chance, value = np.array([0.0, 1.0, 0.0]), 0.0
+    for period in range(market.num_periods):
+        season = np.exp(market.calendar.compute_log_factor(np.array([period]))).item()
+        value += season * float(chance @ (profit * market.regimes.volume_factor[0, 0, 0]))
+        chance = chance @ market.regimes.transition[0, 0, 0]
+    rates = np.array([one["rate"] for one in known]).reshape(3, 1, 1)
+    total = simulate(market, lambda state: rates[state.regime], 600)
+    error = total.std(ddof=1) / np.sqrt(len(total))
+    assert abs(total.mean() - value) < 3 * error
+    assert error < 0.03 * value
+
+
 @pytest.mark.parametrize("family", DYNAMIC)
 def test_simulated_value_of_the_dynamic_programs_policy_is_its_value(family: str) -> None:
     program = solve(family, (1, 1, 1))

@@ -136,8 +136,8 @@ def sample_loans(settings: LoansSettings, family: str, market_ids: np.ndarray, s
     if family == "funding_regimes":
         return replace(market, regimes=_sample_funding(draws))
     if family == "rate_memory":
-        gain = draws.between((0.5, 1.5))
-        memory = ReferenceOdds(gain, gain * draws.between((1.5, 3.0)), draws.between((0.6, 0.9)))
+        gain = draws.between((1.0, 2.5))
+        memory = ReferenceOdds(gain, gain * draws.between((1.5, 3.0)), draws.between((0.5, 0.85)))
         return replace(market, memory=memory)
     return market
 
