@@ -153,7 +153,7 @@ def test_all_policies_are_judged_on_the_same_market(found: PricingEvaluation, si
 
 def test_an_adapter_that_was_given_is_compared_beside_the_base(base, simulated, found, tmp_path) -> None:
     log, panel = simulated
-    adapter = write_adapter(tmp_path / "a", base.base_folder, None, has_policy=False)
+    adapter = write_adapter(tmp_path / "a", base.base_folder, None, start=0.5, has_policy=False)
     given = PricingPolicy.from_pretrained(base.base_folder, adapter=adapter)
     compared = evaluate_market(given, log, panel, MARKET, RECIPE, [], [], seed=2)
     values = {row.model: row.value for row in compared.rows if row.name == "value"}

@@ -154,15 +154,12 @@ def compute_oracle(
         Prices, their values, an upper bound and how each was found.
 
     Raises:
-        ValueError: If the bounds are not positive and increasing, a shape is wrong or a count is below 1.
+        ValueError: If the items are coupled, the bounds are not positive and increasing, a shape is wrong or a count is
+            below 1.
     """
     if not 0 < price_bounds[0] <= price_bounds[1]:
         raise ValueError(f"price_bounds is {price_bounds}; it must be a positive, increasing pair")
-    if not log.parameters.is_separable:
-        raise ValueError(
-            f"the items of {log.parameters.domain}/{log.parameters.family} are coupled, so they have no oracle of their"
-            " own; compare outcomes of whole markets"
-        )
+    _refuse_coupled_items(log.parameters)
     promoted = _promotions(log, promotions, num_periods, num_rollouts)
     low, high = _coin_bounds(log, price_bounds)
     unlimited, memory = _is_exact(log), _has_memory(log)
@@ -196,6 +193,14 @@ def compute_oracle(
         upper_bound=bound,
         method=method,
     )
+
+
+def _refuse_coupled_items(market: Market) -> None:
+    if not market.is_separable:
+        raise ValueError(
+            f"the items of {market.domain}/{market.family} are coupled, so they have no oracle of their own; compare"
+            " outcomes of whole markets"
+        )
 
 
 def _check_plan(log: SimulatedLog, name: str, plan: np.ndarray, num_periods: int, num_rollouts: int) -> np.ndarray:

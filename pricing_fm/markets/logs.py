@@ -15,7 +15,7 @@ from pricing_fm.markets import core
 from pricing_fm.markets.core import Market, MarketState
 from pricing_fm.markets.domains import DOMAINS, Domain, RetailSettings
 from pricing_fm.markets.hidden_demand import compute_hidden_factor
-from pricing_fm.markets.interventions import plan_interventions
+from pricing_fm.markets.interventions import Interventions, plan_interventions
 from pricing_fm.markets.log_truth import compute_elasticities, compute_optimal_prices, needs_states
 from pricing_fm.markets.managers import (
     DEMAND_FOLLOWER,
@@ -27,7 +27,7 @@ from pricing_fm.markets.managers import (
     sample_habits,
     split_by_manager,
 )
-from pricing_fm.markets.streams import build_streams
+from pricing_fm.markets.streams import Streams, build_streams
 from pricing_fm.panel.frequency import Frequency
 
 # Later seasons of a market draw from repetitions of its stream that no continuation of a log reaches.
@@ -274,15 +274,7 @@ def simulate_log(
     habits = sample_habits(managers, truth, ids, num_stores, log.seed)
     random = build_streams(log.seed, ids)
     state = core.start(truth, random)
-    eligible = np.full(len(ids), True)
-    if log.randomized_categories is not None:
-        eligible = ids // num_stores < log.randomized_categories
-    ladder = np.array(log.intervention_ladder)
-    if log.randomized_periods is not None:
-        ladder = keep_inside_bounds(log.intervention_ladder, truth)
-    drawn = plan_interventions(
-        log.num_periods, log.randomized_periods, log.randomized_share, eligible, ladder, truth.shape, random
-    )
+    drawn = _plan_random_prices(log, truth, ids // num_stores, random)
     keep_states = needs_states(truth)
     kept = [field.name for field in fields(LoggedArrays) if field.name != "competitor_price" or truth.rivals]
     records = {name: np.empty((log.num_periods, *truth.shape)) for name in kept}
@@ -311,6 +303,18 @@ def simulate_log(
         if on_period is not None:
             on_period(period + 1)
     return SimulatedLog(log, truth, habits, state, ids, num_stores, LoggedArrays(**records), tuple(states))
+
+
+def _plan_random_prices(log: LogSettings, market: Market, category: np.ndarray, random: Streams) -> Interventions:
+    """The randomised stretches of the items of the leading categories."""
+    eligible = np.full(len(category), True)
+    if log.randomized_categories is not None:
+        eligible = category < log.randomized_categories
+    ladder = np.array(log.intervention_ladder)
+    if log.randomized_periods is not None:
+        ladder = keep_inside_bounds(log.intervention_ladder, market)
+    stretch, share = log.randomized_periods, log.randomized_share
+    return plan_interventions(log.num_periods, stretch, share, eligible, ladder, market.shape, random)
 
 
 def _sample_market(settings: Any | None, log: LogSettings) -> tuple[Market, np.ndarray, int]:
