@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -62,16 +63,28 @@ class HiddenShock(Part):
     def advance(self, shock: np.ndarray, random: Streams, period: np.ndarray) -> np.ndarray:
         """Shock of the coming period."""
         draws = random.normal(period, SHOCK, (shock.shape[1] + 1, shock.shape[2]))
-        innovation = np.sqrt(1.0 - self.persistence**2) * self.scale
-        return self.persistence * shock + innovation * self._combine(draws)
+        return self.persistence * shock + self._innovation * self._combine(draws)
 
     def normalize(self, shock: np.ndarray) -> np.ndarray:
         """Log factor on demand, shifted so that the factor has mean 1."""
-        return shock - 0.5 * self.scale**2
+        return shock - self._shift
 
     def _combine(self, draws: np.ndarray) -> np.ndarray:
         """Unit variance from one common draw per market and segment (the first row) and one per item."""
-        return np.sqrt(self.common) * draws[:, :1] + np.sqrt(1.0 - self.common) * draws[:, 1:]
+        together, apart = self._weights
+        return together * draws[:, :1] + apart * draws[:, 1:]
+
+    @cached_property
+    def _innovation(self) -> np.ndarray:
+        return np.sqrt(1.0 - self.persistence**2) * self.scale
+
+    @cached_property
+    def _shift(self) -> np.ndarray:
+        return 0.5 * self.scale**2
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.sqrt(self.common), np.sqrt(1.0 - self.common)
 
 
 @dataclass(frozen=True)
