@@ -259,8 +259,9 @@ def _sample_assortment(market: Market, draws: Draws) -> Market:
     market = replace(market, volume=volume, demand=LogitDemand(utility, sensitivity))
     if market.family == "logit_stock":
         expected = volume * market.demand.respond(price, None)
-        stock = np.maximum(np.round(expected * market.num_periods * draws.between((0.15, 0.6))), 1.0)
-        return replace(market, supply=PerishableStock(stock, np.zeros(shape)), ends=True)
+        stock = np.maximum(np.round(expected * market.num_periods * draws.between((0.2, 0.6))), 1.0)
+        # Scarce stock asks for prices far above the list: a cap of twice the list would bind instead of the stock.
+        return replace(market, supply=PerishableStock(stock, np.zeros(shape)), ends=True, price_bounds=(0.5, 4.0))
     if market.family == "nested":
         nests = np.eye(2)[np.arange(shape[1]) % 2]
         membership = np.broadcast_to(nests[None, :, None, :], (shape[0], shape[1], 1, 2)).copy()
@@ -410,7 +411,7 @@ RETAIL = Domain(
   cut by stock; stock is replenished or perishes.
 * Constraints: bounds on the price; never more units sold than there are.
 * Families: `shop` (own-price demand of four kinds, season, trend, hidden shocks, moving costs, weekly replenishment:
-  the ground of the training logs), `substitution`, `nested`, `latent_classes` and `halo` (the assortment's prices act on
+  the ground of the training logs), `substitution`, `nested`, `latent_classes`, `halo` (the assortment's prices act on
   each other; static), `logit_stock` (multinomial logit on a season's stock), `reference_price` (loss aversion),
   `stockpiling`, `waiting`, `repeated_seasons` (customers learn when the clearance comes), `perishable` (a collection),
   `fresh` (goods that keep two weeks), `lead_time` (orders arrive late), `rival` (a matcher or an undercutter).
