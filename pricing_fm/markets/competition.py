@@ -43,6 +43,10 @@ class Duopoly:
         solved = logit_duopoly_prices(self.qualities, self.costs, self.differentiation)
         return {name: np.array(values) for name, values in solved.items()}
 
+    @cached_property
+    def _quality(self) -> np.ndarray:
+        return np.array(self.qualities)
+
     @property
     def nash_prices(self) -> np.ndarray:
         """Prices of the one-period equilibrium, currency, `(2,)`."""
@@ -65,7 +69,7 @@ class Duopoly:
 
     def compute_shares(self, prices: np.ndarray) -> np.ndarray:
         """Share of the customers who buy from each seller at prices of shape `(..., 2)`."""
-        attraction = np.exp((np.array(self.qualities) - prices) / self.differentiation)
+        attraction = np.exp((self._quality - prices) / self.differentiation)
         return attraction / (1.0 + attraction.sum(axis=-1, keepdims=True))
 
     def compute_profits(self, prices: np.ndarray) -> np.ndarray:

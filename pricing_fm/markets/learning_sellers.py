@@ -6,6 +6,7 @@ A seller sets a price for every run, then sees the rival's price and its own sal
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,23 +86,30 @@ class QLearningSeller(Seller):
         first = self.draw_first(ladder)
         self._rows = self._offsets + first[:, 0] * len(rival_ladder) + first[:, 1] % len(rival_ladder)
         self._rung = first[:, 0]
+        self._greedy = self.values.take(self._rows, axis=0).argmax(axis=1)
 
     def set_prices(self) -> np.ndarray:
         """Greedy rung, or any with a chance that falls exponentially; see `Seller`."""
         explore, which = self.draw()
-        greedy = self.values[self._rows].argmax(axis=1)
-        chance = np.exp(-self.settings.exploration_decay * self.period)
-        self._rung = np.where(explore < chance, (which * len(self.ladder)).astype(np.int64), greedy)
-        return self.ladder[self._rung]
+        chance = math.exp(-self.settings.exploration_decay * self.period)
+        self._rung = np.where(explore < chance, (which * len(self.ladder)).astype(np.int64), self._greedy)
+        return self.ladder.take(self._rung)
 
     def observe(self, rival_prices: np.ndarray, sales: np.ndarray) -> None:
         """One step of Q-learning; see `Seller`."""
-        rival = np.clip(np.rint((rival_prices - self._low) / self._step), 0, self._top).astype(np.int64)
-        following = self._offsets + self._rung * (self._top + 1) + rival
-        profits = (self.ladder[self._rung] - self.cost) * sales
-        target = profits + self.settings.discount * self.values[following].max(axis=1)
+        rival = np.minimum(np.maximum(np.rint((rival_prices - self._low) / self._step), 0.0), self._top)
+        following = self._offsets + self._rung * (self._top + 1) + rival.astype(np.int64)
+        profits = (self.ladder.take(self._rung) - self.cost) * sales
+        ahead = self.values.take(following, axis=0)
+        target = profits + self.settings.discount * ahead.max(axis=1)
         cells = self._rows * len(self.ladder) + self._rung
-        self._cells[cells] += self.settings.step_size * (target - self._cells[cells])
+        before = self._cells.take(cells)
+        self._cells[cells] = before + self.settings.step_size * (target - before)
+        # Where the state stays the same, the row that was read has just been written.
+        same = np.flatnonzero(following == self._rows)
+        if len(same):
+            ahead[same] = self.values[following[same]]
+        self._greedy = ahead.argmax(axis=1)
         self._rows = following
         super().observe(rival_prices, sales)
 
