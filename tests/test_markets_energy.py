@@ -193,6 +193,18 @@ def test_plants_in_merit_order_have_the_closed_form_of_one_block() -> None:
         assert prices[rewards.argmax()] > 1.001 * 0.5 * (top + cost), "without the plants it would be cheaper"
 
 
+def test_all_customer_groups_of_a_block_load_the_same_plants() -> None:
+    market = sample("peak_capacity")
+    payoff, prices, mean = market.payoff, market.list_price, np.full(market.shape, 3.0)
+    margin = (prices - market.costs.unit_cost) * mean
+    rewards = payoff.compute_reward(mean, prices, market.costs.unit_cost, mean)
+    one = replace(payoff, threshold=np.full((6, 1, 1), 4.0), charge=np.full((6, 1, 1), 8.0))
+    charged = margin - one.compute_reward(mean, prices, market.costs.unit_cost, mean)
+    # Two groups of 3 make 6: 2 above the threshold, 8 x 2**2 / (2 x 4) = 4 a block.
+    np.testing.assert_allclose(charged.sum(axis=2), 4.0)
+    np.testing.assert_allclose(rewards, margin, err_msg="below the threshold nothing is charged")
+
+
 @pytest.mark.parametrize("intercepts", [(10.0, 4.0), (10.0, 9.0)], ids=["firm peak", "shifting peak"])
 def test_steep_plants_price_the_peak_as_peak_load_pricing_does(intercepts: tuple[float, float]) -> None:
     variable, capacity_cost = 1.0, 2.0

@@ -330,6 +330,16 @@ def test_no_more_loans_are_taken_than_applied_for() -> None:
     )
 
 
+@pytest.mark.parametrize("family", ["rival_rates", "loyalty", "rate_memory", "adverse_selection"])
+def test_at_list_rates_every_lender_makes_as_many_loans_as_the_plain_one(family: str) -> None:
+    loans = []
+    for name in ("take_up", family):
+        market = sample(name)
+        state = core.start(market, build_streams(0, np.arange(6)))
+        loans.append(core.compute_mean_demand(market, state, state.list_price))
+    np.testing.assert_allclose(loans[1], loans[0], rtol=1e-9)
+
+
 def test_a_dearer_rival_brings_applicants() -> None:
     market = sample("rival_rates")
     state = core.start(market, build_streams(0, np.arange(6)))

@@ -127,6 +127,8 @@ def sample_loans(settings: LoansSettings, family: str, market_ids: np.ndarray, s
     draws = Draws(seed, ids, _FAMILY_SALT, size)
     if family == "lender":
         return _add_context(replace(market, regimes=_sample_funding(draws)), draws)
+    if family == "adverse_selection":
+        return _add_selection(market, draws)
     if family == "lending_budget":
         return _add_budget(market, draws, settings)
     if family == "rival_rates":
@@ -156,12 +158,10 @@ def _sample_book(settings: LoansSettings, family: str, ids: np.ndarray, seed: in
     # Riskier tiers carry a wider spread, as capital does.
     spread = item.between(settings.spread_range) * np.sqrt(tier)
     rate = round_to_tick(break_even + spread, tick)
-    slope_share = item.between((0.4, 0.9)) if family == "adverse_selection" else np.zeros_like(rate)
     payoff = LoanPayoff(
         loan_size=np.round(lender.log_between(settings.loan_size_range) * item.between((0.5, 1.5)), -2),
-        # At the list rate the chance of default is the same whatever share of it is due to the rate.
-        default_probability=default * (1.0 - slope_share),
-        default_slope=default * slope_share / rate,
+        default_probability=default,
+        default_slope=np.zeros_like(default),
         loss_given_default=loss,
         silent=np.full((len(ids), 1, 1), settings.noise == "none"),
     )
@@ -196,6 +196,17 @@ def _add_context(market: Market, draws: Draws) -> Market:
     )
     shock = HiddenShock(draws.between((0.05, 0.3)), draws.between((0.5, 0.9)), draws.between((0.0, 0.7)))
     return replace(market, calendar=calendar, shock=shock, num_periods=52)
+
+
+def _add_selection(market: Market, draws: Draws) -> Market:
+    """40 to 90 % of the chance of default at the list rate is due to the rate."""
+    payoff, share = market.payoff, draws.between((0.4, 0.9))
+    assert isinstance(payoff, LoanPayoff)
+    default = payoff.default_probability
+    risen = replace(
+        payoff, default_probability=(1.0 - share) * default, default_slope=share * default / market.list_price
+    )
+    return replace(market, payoff=risen)
 
 
 def _add_budget(market: Market, draws: Draws, settings: LoansSettings) -> Market:
