@@ -86,13 +86,15 @@ class DynamicProgram:
             # Every state lies on the grid: the table holds the answer.
             return self.ladder[(self.myopic_choices if myopic else self.choices)[period][here.indices]]
         following = self.discount * _apply_kernels(self.market, self.grids, self.values[period + 1])
+        # Copies in the same state get the same answer.
+        points, copy_of = np.unique(points, axis=0, return_inverse=True)
         best, rung = np.full(len(points), -np.inf), np.zeros(len(points), dtype=int)
         for index, prices in enumerate(self.ladder):
             reward, transition = _tabulate(self.market, prices, points, self.grids, period)
             value = reward if myopic else reward + transition @ following
             better = value > best
             best, rung = np.where(better, value, best), np.where(better, index, rung)
-        return self.ladder[rung]
+        return self.ladder[rung[copy_of.reshape(-1)]]
 
 
 def solve_dynamic_program(
@@ -113,15 +115,7 @@ def solve_dynamic_program(
         ValueError: If the market is not alone, has parts whose state is not on a finite grid, or the ladder has the
             wrong shape or a price that is not positive.
     """
-    prices = np.asarray(ladder, dtype=np.float64)
-    if market.shape[0] != 1:
-        raise ValueError(f"market holds {market.shape[0]} markets; solve them one by one")
-    if market.shock is not None or market.costs.is_moving:
-        raise ValueError(
-            f"{market.domain}/{market.family} has hidden shocks or moving costs, which have no finite grid"
-        )
-    if prices.ndim != 3 or prices.shape[1:] != market.shape[1:] or not np.all(prices > 0):
-        raise ValueError(f"ladder has shape {prices.shape}; it must be (rungs, *{market.shape[1:]}) with prices > 0")
+    prices = _check_program(market, ladder)
     grids = _build_grids(market, grid_points)
     points = np.array(list(product(*grids))) if grids else np.zeros((1, 0))
     periods, states = market.num_periods, len(points)
@@ -134,28 +128,41 @@ def solve_dynamic_program(
     choices, myopic_choices = (np.zeros((periods, states), dtype=int) for _ in range(2))
     invariant = is_time_invariant(market.calendar, market.memory, market.supply, market.rivals)
     tables: list[tuple[np.ndarray, csr_matrix]] = []
+
+    def add_future(rewards: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """Reward plus discounted expected future of every price vector, `(rungs, states)`; one future, or one for each."""
+        ahead = [discount * _apply_kernels(market, grids, one) for one in following]
+        futures = ahead if len(ahead) == len(tables) else ahead * len(tables)
+        return rewards + np.stack([matrix @ one for (_, matrix), one in zip(tables, futures, strict=True)])
+
     for period in reversed(range(periods)):
         if not tables or not invariant:
             tables = [_tabulate(market, one, points, grids, period) for one in prices]
         rewards = np.stack([reward for reward, _ in tables])
-        ahead = discount * _apply_kernels(market, grids, values[period + 1])
-        totals = rewards + np.stack([transition @ ahead for _, transition in tables])
+        totals = add_future(rewards, values[period + 1][None])
         choices[period], values[period] = totals.argmax(axis=0), totals.max(axis=0)
         myopic_choices[period] = rewards.argmax(axis=0)
-        ahead = discount * _apply_kernels(market, grids, myopic[period + 1])
-        followed = rewards + np.stack([transition @ ahead for _, transition in tables])
+        followed = add_future(rewards, myopic[period + 1][None])
         myopic[period] = np.take_along_axis(followed, myopic_choices[period][None], axis=0)[0]
-        constant = np.stack(
-            [
-                reward + discount * (transition @ _apply_kernels(market, grids, one))
-                for (reward, transition), one in zip(tables, constant, strict=True)
-            ]
-        )
+        constant = add_future(rewards, constant)
     first = _interpolate(_to_points(start(market, build_streams(0, np.zeros(1, dtype=int)))), grids)
     weights = np.asarray(first.todense())[0]
     return DynamicProgram(
         market, discount, prices, grids, values, myopic, constant @ weights, choices, myopic_choices, weights
     )
+
+
+def _check_program(market: Market, ladder: np.ndarray) -> np.ndarray:
+    prices = np.asarray(ladder, dtype=np.float64)
+    if market.shape[0] != 1:
+        raise ValueError(f"market holds {market.shape[0]} markets; solve them one by one")
+    if market.shock is not None or market.costs.is_moving:
+        raise ValueError(
+            f"{market.domain}/{market.family} has hidden shocks or moving costs, which have no finite grid"
+        )
+    if prices.ndim != 3 or prices.shape[1:] != market.shape[1:] or not np.all(prices > 0):
+        raise ValueError(f"ladder has shape {prices.shape}; it must be (rungs, *{market.shape[1:]}) with prices > 0")
+    return prices
 
 
 def build_price_ladder(market: Market, rungs: int) -> np.ndarray:
@@ -170,10 +177,12 @@ def build_price_ladder(market: Market, rungs: int) -> np.ndarray:
     """
     low, high = market.price_bounds
     tick = market.price_tick[0]
-    single = [
-        np.unique(np.round(one * np.geomspace(low, high, rungs) / tick.item())) * tick.item()
-        for one in np.broadcast_to(market.list_price, market.shape).ravel()
-    ]
+    single = []
+    for one in np.broadcast_to(market.list_price, market.shape).ravel() / tick.item():
+        # Whole coins inside the bounds; the small slack keeps a bound that is itself a whole coin.
+        inside = (np.ceil(one * low - 1e-6), np.floor(one * high + 1e-6))
+        coins = np.clip(np.round(one * np.geomspace(low, high, rungs)), *inside)
+        single.append(np.unique(coins) * tick.item())
     return np.array(list(product(*single))).reshape(-1, *market.shape[1:])
 
 

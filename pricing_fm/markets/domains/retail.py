@@ -191,16 +191,13 @@ def _sample_shop(settings: RetailSettings, ids: np.ndarray, seed: int) -> Market
     # The regular price need not be the price at which customers were asked.
     reference_price = list_price * np.exp(0.1 * product.normal())
     purchase_share = product.between((0.05, 0.4))
-    amplitude = category.between(settings.season_range) * np.exp(0.3 * product.normal())
-    phase = category.uniform()
-    trend = store.between(settings.trend_range) / WEEKS_PER_YEAR
+    calendar = _sample_calendar(settings, category, product, store)
     uplift = 1.0 + (category.between(settings.promotion_uplift_range) - 1.0) * product.between((0.7, 1.3))
     shock_scale = category.between(settings.shock_scale_range) * store.between((0.8, 1.2))
     persistence, common = category.between(settings.shock_persistence_range), category.between((0.0, 0.7))
     effect = np.where(remembers, product.between(settings.reference_effect_range), 0.0)
     memory = category.between(settings.reference_memory_range) * ones
-    cost = list_price * product.between(settings.cost_share_range)
-    moving = settings.cost_change_probability > 0
+    costs = _sample_costs(settings, category, product, list_price, tick)
     return Market(
         domain="retail",
         family="shop",
@@ -216,20 +213,34 @@ def _sample_shop(settings: RetailSettings, ids: np.ndarray, seed: int) -> Market
         price_bounds=(0.5, 2.0),
         price_tick=tick,
         num_periods=52,
-        costs=Costs(
-            cost,
-            list_price,
-            tick,
-            settings.cost_change_probability * ones if moving else None,
-            settings.cost_change_scale * ones,
-            category.between((0.01, 0.05)) * ones,
-        ),
+        costs=costs,
         promotion_uplift=uplift,
-        calendar=Calendar(amplitude, phase, trend, WEEKS_PER_YEAR),
+        calendar=calendar,
         shock=HiddenShock(shock_scale, persistence, common),
         # Gain and loss are alike here: what a manager's log shows of both is too little to tell them apart.
         memory=ReferencePrice(effect, effect, memory) if np.any(effect) else None,
         supply=OrderUpToStock(np.where(stocked, store.between(settings.stock_cover_range), np.inf)),
+    )
+
+
+def _sample_calendar(settings: RetailSettings, category: Draws, product: Draws, store: Draws) -> Calendar:
+    amplitude = category.between(settings.season_range) * np.exp(0.3 * product.normal())
+    phase = category.uniform()
+    trend = store.between(settings.trend_range) / WEEKS_PER_YEAR
+    return Calendar(amplitude, phase, trend, WEEKS_PER_YEAR)
+
+
+def _sample_costs(
+    settings: RetailSettings, category: Draws, product: Draws, list_price: np.ndarray, tick: np.ndarray
+) -> Costs:
+    ones = np.ones_like(list_price)
+    return Costs(
+        list_price * product.between(settings.cost_share_range),
+        list_price,
+        tick,
+        settings.cost_change_probability * ones if settings.cost_change_probability > 0 else None,
+        settings.cost_change_scale * ones,
+        category.between((0.01, 0.05)) * ones,
     )
 
 

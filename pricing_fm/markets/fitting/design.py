@@ -191,14 +191,21 @@ def build_design(panel: Panel, count_size: float | None = None, use_censoring: b
         stores=groups[names.LOCATION_ID],
         costs=grid.spread(frame[names.COST]) if names.COST in frame else np.full_like(prices, np.nan),
         inventory=np.full_like(prices, np.nan) if inventory is None else inventory,
-        counted={
-            "observed periods": int(data.observed.sum()),
-            "sold-out periods (a lower bound)": int(data.censored.sum()),
-            "periods without stock (say nothing)": 0 if inventory is None else int((inventory <= 0).sum()),
-            "periods whose price is five times off the usual one (left out)": int(odd.sum()),
-            "periods with unknown promotion (left out)": 0 if unflagged is None else int(unflagged.sum()),
-        },
+        counted=_count_cells(data, inventory, odd, unflagged),
     )
+
+
+def _count_cells(
+    data: CountData, inventory: np.ndarray | None, odd: np.ndarray, unflagged: np.ndarray | None
+) -> dict[str, int]:
+    """Cells by what they say, for the card."""
+    return {
+        "observed periods": int(data.observed.sum()),
+        "sold-out periods (a lower bound)": int(data.censored.sum()),
+        "periods without stock (say nothing)": 0 if inventory is None else int((inventory <= 0).sum()),
+        "periods whose price is five times off the usual one (left out)": int(odd.sum()),
+        "periods with unknown promotion (left out)": 0 if unflagged is None else int(unflagged.sum()),
+    }
 
 
 def compute_covariates(prices: np.ndarray, reference_prices: np.ndarray, promotions: list[np.ndarray]) -> np.ndarray:

@@ -92,14 +92,7 @@ def render_market_card(
         f"{len(market.items):,} items fitted; {counted}. The last round moved no category's elasticity by more than"
         f" {estimates.last_change:.1e}.",
         "",
-        "| file | what it holds |",
-        "|---|---|",
-        "| `market.json` | categories: means, deviations, season, shocks, price process; settings for simulators |",
-        "| `items.parquet`, `products.parquet`, `stores.parquet` | effects of the fitted items and groups |",
-        f"| `panel.parquet`, `truth.parquet` | a market of new items: {len(simulated):,} rows; truth row for row |",
-        "| `schema.yaml` | schema of the drawn panel |",
-        "| `checks.csv`, `checks.png` | posterior-predictive checks |",
-        "",
+        *_render_files(simulated),
         "![checks](checks.png)",
         "",
         "## What was fitted",
@@ -119,6 +112,19 @@ def render_market_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _render_files(simulated: pd.DataFrame) -> list[str]:
+    return [
+        "| file | what it holds |",
+        "|---|---|",
+        "| `market.json` | categories: means, deviations, season, shocks, price process; settings for simulators |",
+        "| `items.parquet`, `products.parquet`, `stores.parquet` | effects of the fitted items and groups |",
+        f"| `panel.parquet`, `truth.parquet` | a market of new items: {len(simulated):,} rows; truth row for row |",
+        "| `schema.yaml` | schema of the drawn panel |",
+        "| `checks.csv`, `checks.png` | posterior-predictive checks |",
+        "",
+    ]
 
 
 def _render_terms(facts: CardFacts) -> list[str]:
