@@ -130,7 +130,7 @@ def solve_dynamic_program(
     tables: list[tuple[np.ndarray, csr_matrix]] = []
 
     def add_future(rewards: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """Reward plus discounted expected future of every price vector, `(rungs, states)`; one future, or one for each."""
+        """Reward plus discounted future of every price vector, `(rungs, states)`; one future, or one for each."""
         ahead = [discount * _apply_kernels(market, grids, one) for one in following]
         futures = ahead if len(ahead) == len(tables) else ahead * len(tables)
         return rewards + np.stack([matrix @ one for (_, matrix), one in zip(tables, futures, strict=True)])
