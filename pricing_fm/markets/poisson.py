@@ -5,13 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
 from pricing_fm.markets.draws import draw_large_poisson, draw_uniform, draw_word
-
-FEW_POISSON_WORDS = 4  # words of a counter that `draw_few_poisson` needs
 
 _Number = TypeVar("_Number", float, np.ndarray)
 
@@ -21,6 +20,7 @@ _Number = TypeVar("_Number", float, np.ndarray)
 _STEPS = 32.0
 _OCTAVES, _BLOCKS, _END = 8.0 * _STEPS, 256.0 * _STEPS, 2048.0 * _STEPS
 _OCTAVE_ROW, _BLOCK_ROW, _ROWS = 256, 256 + 5 * 16, 256 + 5 * 16 + 7
+_ROW_STEPS = 16  # grid means of 8 and more are multiples of it, in steps
 _OCTAVE_SHIFT = 48  # leaves the sign, the exponent and four leading digits of a float64
 _FIRST_OCTAVE = int(np.float64(_OCTAVES).view(np.int64)) >> _OCTAVE_SHIFT
 _REST_MASK = int(_STEPS) - 1
@@ -60,37 +60,73 @@ def draw_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return draws
 
 
-def draw_few_poisson(words: list[list[int]], means: list[float]) -> list[float] | None:
-    """Poisson counts of a handful of elements without the overhead of array calls; equal to `draw_poisson`.
+class PoissonRun:
+    """Poisson counts of one market's few elements, period by period, without the overhead of array calls.
+
+    Equal to `draw_poisson` to the bit. The first words of a run of periods are prepared at once; further words of the
+    run, which small means hardly ever need, when one is asked for.
 
     Args:
-        words: The first `FEW_POISSON_WORDS` words of every counter, one list per word.
-        means: Expected counts, finite and 0 or more.
-
-    Returns:
-        Counts, or None where a mean is beyond the tables and needs `draw_poisson`.
-
-    Raises:
-        ValueError: If a mean is negative, infinite or missing.
+        counters: Counters of the run, uint64, shape `(periods, ...)`.
     """
-    keys, starts, grid = _poisson_lists()
-    draws = []
-    for mean, *row_words, rest_word in zip(means, *words, strict=True):
-        rest = mean * _STEPS
-        if not 0.0 <= rest < _END:
-            _check_mean(mean, mean)
-            return None
-        count = 0.0
-        for word in row_words:
-            row = int(rest) if rest < _OCTAVES else bisect_right(grid, rest) - 1
-            count += bisect_right(keys, row << _KEY_BITS | word >> 9) - starts[row]
-            rest -= grid[row]
-            if rest < 1.0:
-                break
-        if not row_words[0] & _REST_MASK:
-            count += _count_rest(((rest_word >> 12) + 0.5) * 2.0**-52, rest / _STEPS)
-        draws.append(count)
-    return draws
+
+    def __init__(self, counters: np.ndarray) -> None:
+        self._counters = counters.reshape(len(counters), -1)
+        words = draw_word(self._counters, 0)
+        self._first = (words >> np.uint64(64 - _KEY_BITS)).tolist()
+        self._possible: list[list[int]] = [[] for _ in self._first]
+        for period, element in np.argwhere((words & np.uint64(_REST_MASK)) == 0).tolist():
+            self._possible[period].append(element)
+        self._later: dict[int, list[list[int]]] = {}
+
+    def draw(self, period: int, means: list[float]) -> list[float] | None:
+        """Counts of one period.
+
+        Args:
+            period: Position in the run.
+            means: Expected counts, finite and 0 or more, one per element.
+
+        Returns:
+            Counts, or None where a mean is beyond the tables and needs `draw_poisson`.
+
+        Raises:
+            ValueError: If a mean is negative, infinite or missing.
+        """
+        laws, grid, rows = _poisson_laws()
+        draws: list[float] = []
+        above = []
+        for mean, uniform in zip(means, self._first[period], strict=True):
+            steps = mean * _STEPS
+            if 0.0 <= steps < _OCTAVES:
+                draws.append(bisect_right(laws[int(steps)], uniform))
+            elif _OCTAVES <= steps < _END:
+                row = rows[int(steps) // _ROW_STEPS]
+                above.append((len(draws), steps - grid[row]))
+                draws.append(bisect_right(laws[row], uniform))
+            else:
+                _check_mean(mean, mean)
+                return None
+        for element, rest in above:
+            index = 1
+            while rest >= 1.0:
+                row = int(rest) if rest < _OCTAVES else rows[int(rest) // _ROW_STEPS]
+                uniform = self._get_word(index, period, element) >> (64 - _KEY_BITS)
+                draws[element] += bisect_right(laws[row], uniform)
+                rest -= grid[row]
+                index += 1
+        for element in self._possible[period]:
+            rest = means[element] * _STEPS
+            while rest >= 1.0:
+                rest -= grid[int(rest) if rest < _OCTAVES else rows[int(rest) // _ROW_STEPS]]
+            uniform = ((self._get_word(_REST_WORD, period, element) >> 12) + 0.5) * 2.0**-52
+            draws[element] += _count_rest(uniform, rest / _STEPS)
+        return draws
+
+    def _get_word(self, index: int, period: int, element: int) -> int:
+        words = self._later.get(index)
+        if words is None:
+            words = self._later[index] = draw_word(self._counters, index).tolist()
+        return words[period][element]
 
 
 def _check_mean(lowest: float, highest: float) -> None:
@@ -105,7 +141,7 @@ class _PoissonTable:
     Attributes:
         grid: Grid means in steps of 1/32, shape `(rows,)`.
         keys: Every value of every distribution function as a key, ascending, uint64.
-        starts: Position in `keys` of the first value of a row, shape `(rows,)`.
+        starts: Position in `keys` of the first value of a row, and their end, shape `(rows + 1,)`.
         counts: Count at the lower end of a cell, or far below zero where two or more values crowd a cell; int16.
         boundaries: Key in the cell from which on the count is one higher, or the first key after the cell.
     """
@@ -147,9 +183,13 @@ def _poisson_table() -> _PoissonTable:
 
 
 @cache
-def _poisson_lists() -> tuple[list[int], list[int], list[float]]:
+def _poisson_laws() -> tuple[list[list[int]], list[float], list[int]]:
+    """Values of every row's distribution function, grid means, and the row of every `_ROW_STEPS` steps of mean."""
     table = _poisson_table()
-    return table.keys.tolist(), table.starts.tolist(), table.grid.tolist()
+    values = (table.keys & np.uint64(2**_KEY_BITS - 1)).tolist()
+    laws = [values[first:end] for first, end in pairwise(table.starts.tolist())]
+    rows = np.searchsorted(table.grid, np.arange(0.0, _END, _ROW_STEPS), side="right") - 1
+    return laws, table.grid.tolist(), rows.tolist()
 
 
 def _draw_tabled(counters: np.ndarray, mean: np.ndarray, highest: float) -> np.ndarray:

@@ -27,16 +27,16 @@ from pricing_fm.markets.draws import (
     mix,
     propose_gamma,
 )
-from pricing_fm.markets.poisson import FEW_POISSON_WORDS, draw_few_poisson, draw_poisson
+from pricing_fm.markets.poisson import PoissonRun, draw_poisson
 
 # What a draw is for. Two purposes never share a number.
 DEMAND, SHOCK, COST_MOVE, COST_JUMP, LIST_PRICE, DECISION, PROMOTION, BLOCK, INTERVENTION, START = range(10)
 RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
-RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
 
 _GOLDEN = np.uint64(GOLDEN)
 _FEW = 64  # draws of one market up to which array calls cost more than the numbers
-_RUN = 64  # periods that one market with few draws prepares at once
+# Periods that one market with few draws prepares at once: half a year of weeks, and twice as many each time it goes on.
+_SHORTEST_RUN, _LONGEST_RUN = 32, 256
 
 
 @lru_cache(maxsize=256)
@@ -44,12 +44,6 @@ def _element_offsets(shape: tuple[int, ...]) -> np.ndarray:
     offsets = (np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * _GOLDEN).reshape(shape)
     offsets.setflags(write=False)
     return offsets
-
-
-def _list_words(counters: np.ndarray) -> list[list[list[int]]]:
-    """The words of `draw_few_poisson` for every period of a run."""
-    runs = [draw_word(counters, index).reshape(len(counters), -1).tolist() for index in range(FEW_POISSON_WORDS)]
-    return [list(words) for words in zip(*runs, strict=True)]
 
 
 def _list_first_words(counters: np.ndarray) -> list[list[int]]:
@@ -70,8 +64,8 @@ class Streams:
     """
 
     keys: np.ndarray
-    # What one market with few draws has prepared: (law, purpose, shape) -> (first period, one entry per period).
-    _runs: dict[tuple[Any, int, tuple[int, ...]], tuple[int, Any]] = field(
+    # What one market with few draws has prepared: (law, purpose, shape) -> (first period, end, draws of the run).
+    _runs: dict[tuple[Any, int, tuple[int, ...]], tuple[int, int, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -93,13 +87,15 @@ class Streams:
     def uniform(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
         """Uniform draws in (0, 1), shape `(markets, *shape)`."""
         if self._draws_few(math.prod(shape)):
-            return self._recall(draw_uniform, period, purpose, shape)[None].copy()
+            run, position = self._recall(draw_uniform, period, purpose, shape)
+            return run[position : position + 1].copy()
         return draw_uniform(self.counters(period, purpose, shape))
 
     def normal(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
         """Standard normal draws, shape `(markets, *shape)`."""
         if self._draws_few(math.prod(shape)):
-            return self._recall(draw_normal, period, purpose, shape)[None].copy()
+            run, position = self._recall(draw_normal, period, purpose, shape)
+            return run[position : position + 1].copy()
         return draw_normal(self.counters(period, purpose, shape))
 
     def counts(
@@ -128,10 +124,10 @@ class Streams:
         if dispersion is not None:
             rate = self._scatter(period, purpose, shape, rate, dispersion)
         if self._draws_few(len(rate)):
-            words = self._recall(_list_words, period, purpose, shape[1:])
-            draws = draw_few_poisson(words, rate.tolist())
+            run, position = self._recall(PoissonRun, period, purpose, shape[1:])
+            draws = run.draw(position, rate.tolist())
             if draws is not None:
-                return np.array(draws).reshape(shape)
+                return np.array(draws, dtype=np.float64).reshape(shape)
         counters = self.counters(period, purpose, shape[1:]).ravel()
         return draw_in_pieces(draw_poisson, counters, rate).reshape(shape)
 
@@ -157,8 +153,8 @@ class Streams:
             raise ValueError(f"trials have shape {total.shape}; the first axis must hold the {len(self.keys)} markets")
         shape, total, chance = total.shape, total.ravel(), chance.ravel()
         if len(total) > 0 and self._draws_few(len(total)):
-            words = self._recall(_list_first_words, period, purpose, shape[1:])
-            draws = draw_few_binomial(words, total, chance)
+            run, position = self._recall(_list_first_words, period, purpose, shape[1:])
+            draws = draw_few_binomial(run[position], total, chance)
             if draws is not None:
                 return np.array(draws).reshape(shape)
         counters = self.counters(period, purpose, shape[1:]).ravel()
@@ -181,7 +177,8 @@ class Streams:
         # Poisson counts take the gamma draw of any shape and then leave it.
         gamma_shape = np.where(finite, gamma_shape, 1.0)
         if self._draws_few(len(rate)):
-            gamma = draw_gamma(self._recall(_list_gamma_proposals, period, purpose, shape[1:]), gamma_shape)
+            run, position = self._recall(_list_gamma_proposals, period, purpose, shape[1:])
+            gamma = draw_gamma(run[position], gamma_shape)
         else:
             counters = self.counters(period, purpose, shape[1:]).ravel()
             gamma = draw_in_pieces(lambda some, of: draw_gamma(propose_gamma(some), of), counters, gamma_shape)
@@ -192,16 +189,18 @@ class Streams:
 
     def _recall(
         self, law: Callable[[np.ndarray], Any], period: np.ndarray | int, purpose: int, shape: tuple[int, ...]
-    ) -> Any:
-        """The entry of one period of the only market in a run of periods whose draws were made at once."""
-        now = period if isinstance(period, int) else int(np.asarray(period).item())
+    ) -> tuple[Any, int]:
+        """Draws that the only market made at once for a run of periods, and the position of one period in the run."""
+        now = period if isinstance(period, int) else period.item()
         run = self._runs.get((law, purpose, shape))
-        if run is None or not 0 <= now - run[0] < _RUN:
-            first = now - now % _RUN
-            ahead = Streams(np.repeat(self.keys, _RUN))
-            run = first, law(ahead.counters(np.arange(first, first + _RUN), purpose, shape))
+        if run is None or not run[0] <= now < run[1]:
+            length = _SHORTEST_RUN
+            if run is not None and now == run[1]:
+                length = min(2 * (now - run[0]), _LONGEST_RUN)
+            ahead = Streams(np.repeat(self.keys, length))
+            run = now, now + length, law(ahead.counters(np.arange(now, now + length), purpose, shape))
             self._runs[law, purpose, shape] = run
-        return run[1][now - run[0]]
+        return run[2], now - run[0]
 
 
 def build_streams(seed: int, market_ids: np.ndarray, rollout: int | np.ndarray = 0) -> Streams:
