@@ -8,14 +8,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipes import adapt, evaluate, pretrain, publish
+from recipes import adapt, evaluate, fit_market, pretrain, publish, simulate
 from tests.demo_run import REPOSITORY, run_fast_demo
 from tests.test_recipe_files import understand
 
 README = REPOSITORY / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-RECIPES = {"pretrain": pretrain, "adapt": adapt, "evaluate": evaluate, "publish": publish}
-MOST_LINES = 180
+RECIPES = {
+    "simulate": simulate,
+    "fit_market": fit_market,
+    "pretrain": pretrain,
+    "adapt": adapt,
+    "evaluate": evaluate,
+    "publish": publish,
+}
+MOST_LINES = 200
 COMMAND_PAGES = [README, *sorted((REPOSITORY / "recipes").glob("*/README.md"))]
 
 
