@@ -58,8 +58,8 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Open a market; see `gymnasium.Env.reset`."""
         super().reset(seed=seed)
-        self._desk = _open_desk(self._source, [self.np_random])
-        return self._desk.look()[0], {name: values[0] for name, values in self._desk.introduce().items()}
+        self._desk = _open_desk(self._source, [self.np_random], ())
+        return self._desk.look(), self._desk.introduce()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Sell for one period; see `gymnasium.Env.step`.
@@ -71,16 +71,9 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
         desk = self._desk
         if desk is None:
             raise ValueError("the environment was not reset; call reset() before step()")
-        observations, item_rewards, truth = desk.sell(np.asarray(action, dtype=np.float64)[None])
+        observation, item_rewards, info = desk.sell(np.asarray(action, dtype=np.float64))
         is_over = desk.batch.periods_left == 0
-        info = {name: values[0] for name, values in truth.items()}
-        return (
-            observations[0],
-            float(np.add.reduce(item_rewards[0])),
-            is_over and desk.ends,
-            is_over and not desk.ends,
-            info,
-        )
+        return observation, float(np.add.reduce(item_rewards)), is_over and desk.ends, is_over and not desk.ends, info
 
 
 class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -152,7 +145,7 @@ class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observations, np.add.reduce(item_rewards, axis=1), terminations, truncations, info
 
     def _open(self) -> tuple[np.ndarray, dict[str, Any]]:
-        self._desk = _open_desk(self._source, self._randoms)
+        self._desk = _open_desk(self._source, self._randoms, (self.num_envs,))
         return self._desk.look(), self._mask(self._desk.introduce())
 
     def _mask(self, truth: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -176,75 +169,90 @@ def register_environments() -> None:
 class _Desk:
     """What stands between actions and markets: prices for actions, observations and truth for what was sold.
 
-    Whatever does not change from period to period is prepared once, for a period of one market takes microseconds.
+    Whatever does not change from period to period is prepared once, in the shape in which it is used: a period of one
+    market takes microseconds, and broadcasting or converting a number costs as much as the arithmetic.
+
+    Args:
+        batch: The markets.
+        rows: Leading shape of everything that goes out or comes in: `(markets,)`, or `()` for one market alone.
     """
 
-    def __init__(self, batch: MarketBatch) -> None:
-        market, (markets, products, segments) = batch.market, batch.shape
-        self.batch, self.ends, self._items = batch, market.ends, (markets, products * segments)
+    def __init__(self, batch: MarketBatch, rows: tuple[int, ...]) -> None:
+        market, shape = batch.market, batch.shape
+        items = shape[1] * shape[2]
+        self.batch, self.ends, self._items = batch, market.ends, (*rows, items)
         low, high = np.log(market.price_bounds)
         # Steps of log price for an action: spread x action, and tilt x |action| where the bounds are not symmetric.
-        self._spread, self._tilt = 0.5 * (high - low), 0.5 * (high + low)
-        self._width = products * segments * len(_FEATURES)
-        self._features = {
-            name: (slice(None), slice(index, self._width, len(_FEATURES))) for index, name in enumerate(_FEATURES)
-        }
+        self._spread, self._tilt = np.full(self._items, 0.5 * (high - low)), float(0.5 * (high + low))
+        self._edge = np.ones(self._items)
+        # Prices rise and fall in whole ticks; as in `round_to_tick`, which is slower for a handful of prices.
+        tick = market.price_tick
+        self._ticks_in_one = None
+        if np.all(tick < 1.0):
+            self._ticks_in_one = np.array(np.broadcast_to(np.maximum(np.round(1.0 / tick), 1.0), shape))
         season = market.num_periods if market.calendar is None else market.calendar.season_length
         times = np.arange(market.num_periods + 1)
         angle = 2.0 * np.pi * times / season
-        self._clock = np.stack([np.sin(angle), np.cos(angle), times / market.num_periods], axis=1)
-        self._time = 0
-        # Prices rise and fall in whole ticks; as in `round_to_tick`, which is slower for a handful of prices.
-        tick = market.price_tick
-        self._ticks_in_one = np.maximum(np.round(1.0 / tick), 1.0) if np.all(tick < 1.0) else None
-        self._template = np.full((markets, self._width + _CLOCK), -1.0, dtype=np.float32)
+        clock = np.stack([np.sin(angle), np.cos(angle), times / market.num_periods], axis=1)
+        self._clock, self._time = clock.astype(np.float32), 0
+        # Observations are written into one array, whose columns per item and for the clock are kept as views.
+        width = items * len(_FEATURES)
+        self._seen = np.full((*rows, width + _CLOCK), -1.0, dtype=np.float32)
+        self._ceiling = np.full_like(self._seen, _LARGEST)
+        self._seen_clock = self._seen[..., width:]
+        by_item = self._seen[..., :width].reshape(*shape, len(_FEATURES), copy=False)
+        self._columns = {name: by_item[..., index] for index, name in enumerate(_FEATURES)}
         for name in ("units", "price", "promotion"):
-            self._template[self._features[name]] = 0.0
+            self._columns[name][...] = 0.0
         self._cost = self._list_price = self._priced = self._list_ticks = np.empty(0)
         self._is_above_tick = False
         # A supply limits an item always or never.
         self._is_limited = bool(np.isfinite(get_inventory(market, batch.state)).all())
 
     def look(self) -> np.ndarray:
-        """Observations before the first period, `(markets, features)`."""
+        """Observations before the first period, `(*rows, features)`."""
         return self._observe(None)
 
     def introduce(self) -> dict[str, np.ndarray]:
-        """Truth that stays for the episode, by name, a row per market each."""
+        """Truth that stays for the episode, by name, `(*rows, items)` each."""
         willingness = self.batch.willingness_to_pay
         return {} if willingness is None else {"willingness_to_pay": willingness.reshape(self._items).copy()}
 
     def sell(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Observations before the next period, item rewards and truth by name, a row per market each."""
-        batch = self.batch
+        """Observations before the next period, item rewards and truth by name, `(*rows, ...)` each."""
+        batch, items = self.batch, self._items
         batch.check_running()
         prices = self._to_prices(actions)
         best = batch.get_optimal_prices()
         observation, item_rewards, truth = batch.sell(prices)
         self._time += 1
-        rows = self._items
-        rewards = item_rewards.reshape(rows)
-        info = {"mean_demand": truth.mean_demand.reshape(rows), "demand": truth.demand.reshape(rows)}
-        info["item_rewards"] = rewards
+        rewards = item_rewards.reshape(items)
+        info = {
+            "mean_demand": truth.mean_demand.reshape(items),
+            "demand": truth.demand.reshape(items),
+            "item_rewards": rewards,
+        }
         if truth.hidden_shock is not None:
-            info["hidden_shock"] = truth.hidden_shock.reshape(rows)
+            info["hidden_shock"] = truth.hidden_shock.reshape(items)
         if best is not None:
-            info["optimal_price"] = best.reshape(rows).copy()
+            info["optimal_price"] = best.reshape(items).copy()
         return self._observe(observation), rewards, info
 
     def _to_prices(self, actions: np.ndarray) -> np.ndarray:
         if actions.shape != self._items:
-            raise ValueError(f"the action has shape {actions.shape[1:]}; it must be {self._items[1:]} for each market")
+            raise ValueError(f"the action has shape {actions.shape}; it must be {self._items}")
         size = np.abs(actions)
-        # Written so that NaN is refused.
-        if not np.maximum.reduce(size, axis=None) <= 1.0:
-            place = tuple(np.argwhere(~(size <= 1.0))[0])
-            raise ValueError(f"the action of item {place[1]} is {actions[place]}; it must lie in [-1, 1]")
-        steps = actions * self._spread
+        # Counted so that NaN is refused.
+        inside = size <= self._edge
+        if np.count_nonzero(inside) != inside.size:
+            place = tuple(np.argwhere(~inside)[0])
+            raise ValueError(f"the action of item {place[-1]} is {actions[place]}; it must lie in [-1, 1]")
+        factor = actions * self._spread
         if self._tilt:
-            steps += size * self._tilt
+            factor += size * self._tilt
+        np.exp(factor, out=factor)
         list_price = self.batch.state.list_price
-        factor = np.exp(steps).reshape(list_price.shape)
+        factor = factor.reshape(list_price.shape)
         if self._ticks_in_one is None:
             return round_to_tick(list_price * factor, self.batch.market.price_tick)
         if list_price is not self._priced:
@@ -258,36 +266,36 @@ class _Desk:
         return factor
 
     def _observe(self, sold: Observation | None) -> np.ndarray:
-        market, state, features, rows = self.batch.market, self.batch.state, self._features, self._items
-        cost = get_unit_cost(market, state)
-        # What moves rarely stays in the template.
-        if cost is not self._cost:
-            self._template[features["cost"]] = cost.reshape(rows)
-            self._cost = cost
-        if state.list_price is not self._list_price:
-            self._template[features["list_price"]] = state.list_price.reshape(rows)
-            self._list_price = state.list_price
-        seen = self._template.copy()
+        market, state, columns = self.batch.market, self.batch.state, self._columns
         if sold is not None:
-            seen[features["units"]] = sold.units.reshape(rows)
-            seen[features["price"]] = sold.price.reshape(rows)
+            columns["units"][...] = sold.units
+            columns["price"][...] = sold.price
+        # What moves rarely stays where it was written.
+        cost = get_unit_cost(market, state)
+        if cost is not self._cost:
+            columns["cost"][...] = self._cost = cost
+        if state.list_price is not self._list_price:
+            columns["list_price"][...] = self._list_price = state.list_price
         if market.supply is not None:
-            available = get_inventory(market, state).reshape(rows)
-            seen[features["inventory"]] = (
+            available = get_inventory(market, state)
+            columns["inventory"][...] = (
                 available if self._is_limited else np.where(available == np.inf, -1.0, available)
             )
         if market.rivals is not None:
-            reported = market.rivals.report(state.rivals, state.period, self.batch.random).reshape(rows)
-            seen[features["competitor_price"]] = np.where(np.isnan(reported), -1.0, reported)
-        seen[:, self._width :] = self._clock[self._time]
-        return np.minimum(seen, _LARGEST, out=seen)
+            reported = market.rivals.report(state.rivals, state.period, self.batch.random)
+            columns["competitor_price"][...] = np.where(np.isnan(reported), -1.0, reported)
+        self._seen_clock[...] = self._clock[self._time]
+        # A new array, which the caller may keep.
+        return np.minimum(self._seen, self._ceiling)
 
 
-def _open_desk(source: tuple[str, str | None, Any, int | None], randoms: list[np.random.Generator]) -> _Desk:
+def _open_desk(
+    source: tuple[str, str | None, Any, int | None], randoms: list[np.random.Generator], rows: tuple[int, ...]
+) -> _Desk:
     """A new market per environment, named by a number from its own generator."""
     domain, family, settings, num_periods = source
     market_ids = np.array([random.integers(2**62) for random in randoms])
-    return _Desk(open_batch(domain, market_ids, 0, family, settings, num_periods))
+    return _Desk(open_batch(domain, market_ids, 0, family, settings, num_periods), rows)
 
 
 def _build_spaces(source: tuple[str, str | None, Any, int | None]) -> tuple[gym.spaces.Box, gym.spaces.Box]:
