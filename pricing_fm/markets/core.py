@@ -8,6 +8,7 @@ numbers. Arrays have shape `(markets, products, segments)`.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ from pricing_fm.markets.supply import Supply
 
 # A part's array; None only where the market lacks the part, which a checker cannot know.
 PartState = Any
+
+# An array, because numpy takes longer to convert a number than to add it to a few markets.
+_ONE_PERIOD = np.ones(1, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Market:
     supply: Supply | None = None
     rivals: Rivals | None = None
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(markets, products, segments)."""
         markets, products, segments = self.volume.shape
@@ -314,7 +318,7 @@ def settle(
         memory = market.memory.advance(state.memory, mean, compute_traffic(market, state), prices, state.period)
     rivals = None if market.rivals is None else market.rivals.advance(state.rivals, prices, state.period)
     following = MarketState(
-        state.period + 1, state.cost, state.list_price, state.shock, state.regime, memory, supply, rivals
+        state.period + _ONE_PERIOD, state.cost, state.list_price, state.shock, state.regime, memory, supply, rivals
     )
     return following, units, reward
 

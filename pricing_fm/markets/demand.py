@@ -21,6 +21,9 @@ from pricing_fm.markets.responses import (
     compute_optimal_ratio,
 )
 
+# Attraction of buying nothing; an array, because numpy takes longer to convert a number than to add it to one market.
+_NOTHING = np.ones((1, 1, 1))
+
 
 @dataclass(frozen=True)
 class Demand(Part):
@@ -203,7 +206,7 @@ class LogitDemand(Demand):
         attraction = self.sensitivity * prices
         np.exp(np.subtract(self.utility, attraction, out=attraction), out=attraction)
         everything = np.add.reduce(attraction, axis=1, keepdims=True)
-        everything += 1.0
+        everything += _NOTHING
         if rival_prices is not None and self.rival_utility is not None:
             price = rival_prices.mean(axis=1, keepdims=True)
             everything += np.exp(self.rival_utility - self.sensitivity.mean(axis=1, keepdims=True) * price)

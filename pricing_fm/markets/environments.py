@@ -200,7 +200,7 @@ class _Desk:
         self._seen = np.full((*rows, width + _CLOCK), -1.0, dtype=np.float32)
         self._ceiling = np.full_like(self._seen, _LARGEST)
         self._seen_clock = self._seen[..., width:]
-        by_item = self._seen[..., :width].reshape(*shape, len(_FEATURES), copy=False)
+        by_item = self._seen[..., :width].reshape(*shape, len(_FEATURES))
         self._columns = {name: by_item[..., index] for index, name in enumerate(_FEATURES)}
         for name in ("units", "price", "promotion"):
             self._columns[name][...] = 0.0
