@@ -26,8 +26,8 @@ from pricing_fm.markets.solutions import solve_market
 COLUMNS = ("domain", "family", "method", "headroom", "constant", "bound", "z", "gap", "seconds")
 
 
-def measure_family(domain: str, family: str, arguments: argparse.Namespace) -> dict[str, str]:
-    """One row of the table: the markets of one family."""
+def measure_family(domain: str, family: str, place: int, arguments: argparse.Namespace) -> dict[str, str]:
+    """One row of the table: the markets of one family; `place` gives every row luck of its own."""
     described = DOMAINS[domain]
     settings = described.settings()
     if hasattr(settings, "num_products") and domain == "retail":
@@ -41,7 +41,8 @@ def measure_family(domain: str, family: str, arguments: argparse.Namespace) -> d
         except ValueError as error:
             method = f"none: {error}"
             continue
-        run = simulate_policy(market, solution.choose, arguments.num_rollouts, seed=arguments.seed + 1)
+        luck = arguments.seed + 1 + place * arguments.num_markets + number
+        run = simulate_policy(market, solution.choose, arguments.num_rollouts, seed=luck)
         method = solution.method
         headroom.append(solution.headroom)
         constant.append(1.0 - solution.constant_value / solution.value)
@@ -76,7 +77,10 @@ def main() -> None:
     if arguments.families:
         chosen = [(name, family) for name, family in chosen if family in arguments.families]
     console = Console(width=170)
-    rows = [measure_family(name, family, arguments) for name, family in track(chosen, "solving", console=console)]
+    rows = [
+        measure_family(name, family, place, arguments)
+        for place, (name, family) in enumerate(track(chosen, "solving", console=console))
+    ]
     table = Table(title=f"{arguments.num_markets} markets a family, {arguments.num_rollouts} rollouts")
     for column in COLUMNS:
         table.add_column(column)
