@@ -210,7 +210,8 @@ class LogitDemand(Demand):
         if rival_prices is not None and self.rival_utility is not None:
             price = rival_prices.mean(axis=1, keepdims=True)
             everything += np.exp(self.rival_utility - self.sensitivity.mean(axis=1, keepdims=True) * price)
-        attraction /= everything
+        # A divisor without axes takes numpy a third of the time of one that is spread over them.
+        attraction /= everything if everything.size > 1 else everything.reshape(())
         return attraction
 
 

@@ -14,6 +14,11 @@ from scipy.special import ndtri, xlogy
 
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64 increment
 
+# Constants are arrays without axes, because numpy takes longer to convert a number than to compute with a few.
+_SHIFTS = [np.array(shift, dtype=np.uint64) for shift in (30, 27, 31)]
+_FACTORS = [np.array(factor, dtype=np.uint64) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
+_LOWER_BITS, _HALF, _RESOLUTION = np.array(12, dtype=np.uint64), np.array(0.5), np.array(2.0**-52)
+
 _PIECE = 1 << 14
 _SEARCH_LIMIT = 10.0  # transformed rejection needs a mean of at least 10
 _GAMMA_WORDS = 1 << 16  # the words before it belong to the count that the gamma draw mixes
@@ -21,12 +26,12 @@ _GAMMA_WORDS = 1 << 16  # the words before it belong to the count that the gamma
 
 def mix(words: np.ndarray) -> np.ndarray:
     """SplitMix64 finaliser (Steele, Lea and Flood 2014): a bijection of 64-bit words that passes BigCrush."""
-    mixed = words >> np.uint64(30)
+    mixed = words >> _SHIFTS[0]
     mixed ^= words
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
+    mixed *= _FACTORS[0]
+    mixed ^= mixed >> _SHIFTS[1]
+    mixed *= _FACTORS[1]
+    mixed ^= mixed >> _SHIFTS[2]
     return mixed
 
 
@@ -40,9 +45,9 @@ def draw_word(counters: np.ndarray, index: int) -> np.ndarray:
 def draw_uniform(counters: np.ndarray, index: int = 0) -> np.ndarray:
     """Uniform draws in the open interval (0, 1), float64, from the 52 upper bits of a word (53 would round to 1)."""
     # The signed view converts without a branch on the highest bit.
-    uniform = (draw_word(counters, index) >> np.uint64(12)).view(np.int64).astype(np.float64)
-    uniform += 0.5
-    uniform *= 2.0**-52
+    uniform = (draw_word(counters, index) >> _LOWER_BITS).view(np.int64).astype(np.float64)
+    uniform += _HALF
+    uniform *= _RESOLUTION
     return uniform
 
 

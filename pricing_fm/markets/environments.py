@@ -204,8 +204,8 @@ class _Desk:
         self._columns = {name: by_item[..., index] for index, name in enumerate(_FEATURES)}
         for name in ("units", "price", "promotion"):
             self._columns[name][...] = 0.0
-        self._cost = self._list_price = self._priced = self._list_ticks = np.empty(0)
-        self._is_above_tick = False
+        self._cost = self._list_price = np.empty(0)
+        self._count_ticks(batch.state.list_price)
         # A supply limits an item always or never.
         self._is_limited = bool(np.isfinite(get_inventory(market, batch.state)).all())
 
@@ -256,14 +256,19 @@ class _Desk:
         if self._ticks_in_one is None:
             return round_to_tick(list_price * factor, self.batch.market.price_tick)
         if list_price is not self._priced:
-            self._list_ticks, self._priced = list_price / self.batch.market.price_tick, list_price
-            self._is_above_tick = bool(self._list_ticks.min() * self.batch.market.price_bounds[0] >= 1.0)
+            self._count_ticks(list_price)
         factor *= self._list_ticks
         np.rint(factor, out=factor)
         if not self._is_above_tick:
             np.maximum(factor, 1.0, out=factor)
         factor /= self._ticks_in_one
         return factor
+
+    def _count_ticks(self, list_price: np.ndarray) -> None:
+        """List prices in ticks, and whether no admissible price is below one."""
+        market = self.batch.market
+        self._list_ticks, self._priced = list_price / market.price_tick, list_price
+        self._is_above_tick = bool(self._list_ticks.min() * market.price_bounds[0] >= 1.0)
 
     def _observe(self, sold: Observation | None) -> np.ndarray:
         market, state, columns = self.batch.market, self.batch.state, self._columns

@@ -23,11 +23,13 @@ _OCTAVE_ROW, _BLOCK_ROW, _ROWS = 256, 256 + 5 * 16, 256 + 5 * 16 + 7
 _ROW_STEPS = 16  # grid means of 8 and more are multiples of it, in steps
 _OCTAVE_SHIFT = 48  # leaves the sign, the exponent and four leading digits of a float64
 _FIRST_OCTAVE = int(np.float64(_OCTAVES).view(np.int64)) >> _OCTAVE_SHIFT
-_REST_MASK = int(_STEPS) - 1
 _REST_WORD = 3  # after one word for each of at most three grid points
 # A key is 9 bits of grid row and 55 bits of uniform; its upper bits are a cell: the row and one of 256 slices.
 _KEY_BITS, _CELL_SHIFT = 55, 47
 _CROWDED = -(2**14)
+# Arrays without axes, because numpy takes longer to convert a number than to compute with a few.
+_UNIFORM_SHIFT, _TO_CELL = np.array(64 - _KEY_BITS, dtype=np.uint64), np.array(_CELL_SHIFT, dtype=np.uint64)
+_REST_BITS, _NONE = np.array(_STEPS - 1.0, dtype=np.uint64), np.array(0, dtype=np.uint64)
 
 
 def draw_poisson(counters: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -73,11 +75,14 @@ class PoissonRun:
     def __init__(self, counters: np.ndarray) -> None:
         self._counters = counters.reshape(len(counters), -1)
         words = draw_word(self._counters, 0)
-        self._first = (words >> np.uint64(64 - _KEY_BITS)).tolist()
-        self._possible: list[list[int]] = [[] for _ in self._first]
-        for period, element in np.argwhere((words & np.uint64(_REST_MASK)) == 0).tolist():
-            self._possible[period].append(element)
-        self._later: dict[int, list[list[int]]] = {}
+        self._first = (words >> _UNIFORM_SHIFT).tolist()
+        self._later: dict[int, np.ndarray] = {}
+        # Where the count of what remains of a mean is not ruled out: elements of a period and their uniforms.
+        self._possible: dict[int, list[tuple[int, float]]] = {}
+        periods, elements = np.nonzero((words & _REST_BITS) == _NONE)
+        uniforms = draw_uniform(self._counters[periods, elements], _REST_WORD)
+        for period, element, uniform in zip(periods.tolist(), elements.tolist(), uniforms.tolist(), strict=True):
+            self._possible.setdefault(period, []).append((element, uniform))
 
     def draw(self, period: int, means: list[float]) -> list[float] | None:
         """Counts of one period.
@@ -110,23 +115,20 @@ class PoissonRun:
             index = 1
             while rest >= 1.0:
                 row = int(rest) if rest < _OCTAVES else rows[int(rest) // _ROW_STEPS]
-                uniform = self._get_word(index, period, element) >> (64 - _KEY_BITS)
-                draws[element] += bisect_right(laws[row], uniform)
+                draws[element] += bisect_right(laws[row], self._get_uniform(index, period, element))
                 rest -= grid[row]
                 index += 1
-        for element in self._possible[period]:
+        for element, rest_uniform in self._possible.get(period, ()):
             rest = means[element] * _STEPS
             while rest >= 1.0:
                 rest -= grid[int(rest) if rest < _OCTAVES else rows[int(rest) // _ROW_STEPS]]
-            uniform = ((self._get_word(_REST_WORD, period, element) >> 12) + 0.5) * 2.0**-52
-            draws[element] += _count_rest(uniform, rest / _STEPS)
+            draws[element] += _count_rest(rest_uniform, rest / _STEPS)
         return draws
 
-    def _get_word(self, index: int, period: int, element: int) -> int:
-        words = self._later.get(index)
-        if words is None:
-            words = self._later[index] = draw_word(self._counters, index).tolist()
-        return words[period][element]
+    def _get_uniform(self, index: int, period: int, element: int) -> int:
+        if index not in self._later:
+            self._later[index] = draw_word(self._counters, index) >> _UNIFORM_SHIFT
+        return self._later[index].item(period, element)
 
 
 def _check_mean(lowest: float, highest: float) -> None:
@@ -202,7 +204,7 @@ def _draw_tabled(counters: np.ndarray, mean: np.ndarray, highest: float) -> np.n
     rest = mean * _STEPS
     words = draw_word(counters, 0)
     # Nearly always the count of what remains is zero: five bits of the first word, unused elsewhere, rule it out.
-    possible = np.flatnonzero((words & np.uint64(_REST_MASK)) == 0)
+    possible = np.flatnonzero((words & _REST_BITS) == _NONE)
     levels = [level for level in (_BLOCKS, _OCTAVES) if highest * _STEPS >= level] + [0.0]
     row = _locate(rest, levels[0])
     counts = _invert(table, row, words)
@@ -231,9 +233,9 @@ def _locate(steps: np.ndarray, level: float) -> np.ndarray:
 
 def _invert(table: _PoissonTable, row: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Counts of the grid means `row` at the uniforms in the upper 55 bits of `words`, int16."""
-    keys = words >> np.uint64(64 - _KEY_BITS)
+    keys = words >> _UNIFORM_SHIFT
     keys |= (row << _KEY_BITS).view(np.uint64)
-    cells = (keys >> np.uint64(_CELL_SHIFT)).view(np.int64)
+    cells = (keys >> _TO_CELL).view(np.int64)
     counts = table.counts.take(cells)
     counts += keys >= table.boundaries.take(cells)
     crowded = np.flatnonzero(counts < 0)

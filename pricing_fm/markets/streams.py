@@ -33,7 +33,10 @@ from pricing_fm.markets.poisson import PoissonRun, draw_poisson
 DEMAND, SHOCK, COST_MOVE, COST_JUMP, LIST_PRICE, DECISION, PROMOTION, BLOCK, INTERVENTION, START = range(10)
 RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
 
-_GOLDEN = np.uint64(GOLDEN)
+# Constants are arrays without axes, because numpy takes longer to convert a number than to compute with a few.
+_GOLDEN = np.array(GOLDEN, dtype=np.uint64)
+_PURPOSES = np.array(256, dtype=np.uint64)
+_PURPOSE_OFFSETS = [np.array(purpose + 1, dtype=np.uint64) for purpose in range(256)]
 _FEW = 64  # draws of one market up to which array calls cost more than the numbers
 # Periods that one market with few draws prepares at once: half a year of weeks, and twice as many each time it goes on.
 _SHORTEST_RUN, _LONGEST_RUN = 32, 256
@@ -78,10 +81,12 @@ class Streams:
             shape: Shape of the draws of one market.
 
         Returns:
-            uint64, shape `(markets, *shape)`.
+            uint64, shape `(markets, *shape)`; one market can be asked for many periods, which are the rows then.
         """
-        row = np.atleast_1d(np.asarray(period, dtype=np.int64)).astype(np.uint64) * np.uint64(256) + np.uint64(purpose)
-        rows = mix(self.keys + (row + np.uint64(1)) * _GOLDEN)
+        row = np.asarray(period, dtype=np.int64).reshape(-1).view(np.uint64) * _PURPOSES
+        row += _PURPOSE_OFFSETS[purpose]
+        row *= _GOLDEN
+        rows = mix(self.keys + row)
         return rows.reshape(-1, *(1 for _ in shape)) + _element_offsets(shape)
 
     def uniform(self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -197,8 +202,7 @@ class Streams:
             length = _SHORTEST_RUN
             if run is not None and now == run[1]:
                 length = min(2 * (now - run[0]), _LONGEST_RUN)
-            ahead = Streams(np.repeat(self.keys, length))
-            run = now, now + length, law(ahead.counters(np.arange(now, now + length), purpose, shape))
+            run = now, now + length, law(self.counters(np.arange(now, now + length), purpose, shape))
             self._runs[law, purpose, shape] = run
         return run[2], now - run[0]
 
