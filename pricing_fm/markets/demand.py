@@ -204,7 +204,7 @@ class LogitDemand(Demand):
     def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
         """Choice probabilities; see `Demand`."""
         attraction = self.sensitivity * prices
-        np.exp(np.subtract(self.utility, attraction, out=attraction), out=attraction)
+        np.exp(np.subtract(self.utility, attraction, attraction), attraction)
         everything = np.add.reduce(attraction, axis=1, keepdims=True)
         everything += _NOTHING
         if rival_prices is not None and self.rival_utility is not None:

@@ -250,7 +250,7 @@ class _Desk:
         factor = actions * self._spread
         if self._tilt:
             factor += size * self._tilt
-        np.exp(factor, out=factor)
+        np.exp(factor, factor)
         list_price = self.batch.state.list_price
         factor = factor.reshape(list_price.shape)
         if self._ticks_in_one is None:
@@ -258,7 +258,7 @@ class _Desk:
         if list_price is not self._priced:
             self._count_ticks(list_price)
         factor *= self._list_ticks
-        np.rint(factor, out=factor)
+        np.rint(factor, factor)
         if not self._is_above_tick:
             np.maximum(factor, 1.0, out=factor)
         factor /= self._ticks_in_one

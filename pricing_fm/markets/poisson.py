@@ -79,9 +79,10 @@ class PoissonRun:
         self._later: dict[int, np.ndarray] = {}
         # Where the count of what remains of a mean is not ruled out: elements of a period and their uniforms.
         self._possible: dict[int, list[tuple[int, float]]] = {}
-        periods, elements = np.nonzero((words & _REST_BITS) == _NONE)
-        uniforms = draw_uniform(self._counters[periods, elements], _REST_WORD)
-        for period, element, uniform in zip(periods.tolist(), elements.tolist(), uniforms.tolist(), strict=True):
+        places = np.flatnonzero((words & _REST_BITS) == _NONE)
+        uniforms = draw_uniform(self._counters.ravel().take(places), _REST_WORD)
+        for place, uniform in zip(places.tolist(), uniforms.tolist(), strict=True):
+            period, element = divmod(place, words.shape[1])
             self._possible.setdefault(period, []).append((element, uniform))
 
     def draw(self, period: int, means: list[float]) -> list[float] | None:
