@@ -23,6 +23,7 @@ _OCTAVE_ROW, _BLOCK_ROW, _ROWS = 256, 256 + 5 * 16, 256 + 5 * 16 + 7
 _ROW_STEPS = 16  # grid means of 8 and more are multiples of it, in steps
 _OCTAVE_SHIFT = 48  # leaves the sign, the exponent and four leading digits of a float64
 _FIRST_OCTAVE = int(np.float64(_OCTAVES).view(np.int64)) >> _OCTAVE_SHIFT
+_FEW_RESTS = 16  # up to here floats one by one take less time than array calls
 _REST_WORD = 3  # after one word for each of at most three grid points
 # A key is 9 bits of grid row and 55 bits of uniform; its upper bits are a cell: the row and one of 256 slices.
 _KEY_BITS, _CELL_SHIFT = 55, 47
@@ -215,7 +216,12 @@ def _draw_tabled(counters: np.ndarray, mean: np.ndarray, highest: float) -> np.n
         counts += _invert(table, row, draw_word(counters, index))
         rest -= table.grid.take(row)
     draws = counts.astype(np.float64)
-    draws[possible] += _count_rest(draw_uniform(counters[possible], _REST_WORD), rest[possible] / _STEPS)
+    uniform, rest = draw_uniform(counters[possible], _REST_WORD), rest[possible] / _STEPS
+    if len(possible) <= _FEW_RESTS:
+        pairs = zip(uniform.tolist(), rest.tolist(), strict=True)
+        draws[possible] += np.array([_count_rest(*pair) for pair in pairs], dtype=np.float64)
+    else:
+        draws[possible] += _count_rest(uniform, rest)
     return draws
 
 

@@ -173,21 +173,28 @@ class Streams:
         self, period: np.ndarray | int, purpose: int, shape: tuple[int, ...], rate: np.ndarray, dispersion: np.ndarray
     ) -> np.ndarray:
         """Means times gamma draws of mean one, where the dispersion is finite."""
-        gamma_shape = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), shape).ravel()
-        if not np.all(gamma_shape > 0.0):
+        gamma_shape = np.asarray(dispersion, dtype=np.float64)
+        if gamma_shape.shape != shape:
+            gamma_shape = np.broadcast_to(gamma_shape, shape)
+        gamma_shape = gamma_shape.ravel()
+        # Written so that NaN is refused.
+        if not gamma_shape.min(initial=np.inf) > 0.0:
             raise ValueError(f"dispersion is {np.min(dispersion)} somewhere; it must be above 0 (infinite is Poisson)")
-        finite = np.isfinite(gamma_shape)
-        if not finite.any():
-            return rate
-        # Poisson counts take the gamma draw of any shape and then leave it.
-        gamma_shape = np.where(finite, gamma_shape, 1.0)
+        finite = None
+        if not gamma_shape.max(initial=0.0) < np.inf:
+            finite = np.isfinite(gamma_shape)
+            if not finite.any():
+                return rate
+            # Poisson counts take the gamma draw of any shape and then leave it.
+            gamma_shape = np.where(finite, gamma_shape, 1.0)
         if self._draws_few(len(rate)):
             run, position = self._recall(_list_gamma_proposals, period, purpose, shape[1:])
             gamma = draw_gamma(run[position], gamma_shape)
         else:
             counters = self.counters(period, purpose, shape[1:]).ravel()
             gamma = draw_in_pieces(lambda some, of: draw_gamma(propose_gamma(some), of), counters, gamma_shape)
-        return rate * np.where(finite, gamma / gamma_shape, 1.0)
+        factor = gamma / gamma_shape
+        return rate * (factor if finite is None else np.where(finite, factor, 1.0))
 
     def _draws_few(self, elements: int) -> bool:
         return len(self.keys) == 1 and elements <= _FEW
