@@ -208,6 +208,10 @@ class _Desk:
         self._count_ticks(batch.state.list_price)
         # A supply limits an item always or never.
         self._is_limited = bool(np.isfinite(get_inventory(market, batch.state)).all())
+        batch.get_optimal_prices()  # solved once, and again when costs move
+        if not rows:
+            # One market draws its random words for many periods at once; doing so here keeps the first step short.
+            market.noise.draw(batch.random, batch.state.period, np.zeros(shape))
 
     def look(self) -> np.ndarray:
         """Observations before the first period, `(*rows, features)`."""
