@@ -1,5 +1,6 @@
 """Series as flat arrays, in memory and on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pricing_fm.panel.load import load_panel
 from pricing_fm.panel.panel import Panel
 from pricing_fm.panel.store import (
     ARRAY_FILES,
+    ELASTICITY_FILE,
     INDEX_FILE,
     MANIFEST_FILE,
     SeriesStore,
@@ -103,6 +105,19 @@ def test_a_stored_panel_comes_back_to_the_last_bit_and_stays_on_disk(tmp_path: P
     assert loaded.static_categories.tolist() == store.static_categories.tolist()
     assert (loaded.item_ids, loaded.name) == (store.item_ids, store.name)
     assert (loaded.fingerprint, loaded.frequency) == (store.fingerprint, store.frequency)
+
+
+def test_known_elasticities_are_stored_beside_the_values(tmp_path: Path) -> None:
+    plain = build_store(build_panel())
+    store = replace(plain, elasticity=np.linspace(-3, -1, len(plain.values), dtype=np.float32))
+    save_store(store, tmp_path)
+    np.testing.assert_array_equal(load_store(tmp_path).elasticity, store.elasticity)
+    file = (tmp_path / ELASTICITY_FILE).read_bytes()
+    save_store(plain, tmp_path)
+    assert load_store(tmp_path).elasticity is None
+    (tmp_path / ELASTICITY_FILE).write_bytes(file)
+    with pytest.raises(ArtifactError, match="elasticity.npy .* missing or changed"):
+        load_store(tmp_path)
 
 
 @pytest.mark.parametrize("file", [*ARRAY_FILES, INDEX_FILE])

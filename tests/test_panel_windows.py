@@ -122,6 +122,18 @@ def test_windows_can_be_concatenated_and_selected() -> None:
     assert_equal_windows(concatenate_windows([one]), one)
 
 
+def test_what_only_a_simulator_knows_lies_beside_the_future() -> None:
+    plain = build_series()
+    known = replace(plain, elasticity=np.arange(len(plain.values), dtype=np.float32))
+    items, origins = np.array([0, 2, 1]), np.array([28, 7, 4])
+    windows = read_windows(known, items, origins, 8, 4)
+    nan = np.nan
+    expected = np.array([[28, 29, nan, nan], [nan] * 4, [34, 35, 36, 37]], dtype=np.float32)
+    np.testing.assert_array_equal(windows.future_elasticity, expected)  # beyond the item's end: its neighbour's is not
+    both = concatenate_windows([windows, read_windows(plain, items, origins, 8, 4)])
+    np.testing.assert_array_equal(both.select(np.array([2, 3])).future_elasticity, [expected[2], [nan] * 4])
+
+
 def test_origins_at_a_moment_start_their_future_then() -> None:
     store = build_series()
     moment = pd.Timestamp("2024-05-01")

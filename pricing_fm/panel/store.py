@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.json"
 ARRAY_FILES = ("values.npy", "timestamps.npy", "offsets.npy", "static_reals.npy")
+ELASTICITY_FILE = "elasticity.npy"  # only where a simulator wrote the store
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class SeriesStore:
         frequency (`Frequency`): Step between two periods.
         name (`str`): Name in result rows.
         fingerprint (`str`): Fingerprint of the panel.
+        elasticity (`np.ndarray`, float32, shape `(rows,)`, *optional*): True own-price elasticity of each period at its
+            price, which only a simulator knows; NaN = unknown.
     """
 
     values: np.ndarray
@@ -45,6 +48,7 @@ class SeriesStore:
     frequency: Frequency
     name: str
     fingerprint: str
+    elasticity: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -107,8 +111,11 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)  # a half-written store has no manifest and is refused
-    arrays = (store.values, store.timestamps, store.offsets, store.static_reals)
-    for file, array in zip(ARRAY_FILES, arrays, strict=True):
+    (folder / ELASTICITY_FILE).unlink(missing_ok=True)
+    arrays = dict(zip(ARRAY_FILES, (store.values, store.timestamps, store.offsets, store.static_reals), strict=True))
+    if store.elasticity is not None:
+        arrays[ELASTICITY_FILE] = store.elasticity
+    for file, array in arrays.items():
         np.save(folder / file, array, allow_pickle=False)
     index = {
         "name": store.name,
@@ -120,7 +127,7 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
         "static_categories": store.static_categories.tolist(),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
-    hashes = {file: _hash_file(folder / file) for file in (*ARRAY_FILES, INDEX_FILE)}
+    hashes = {file: _hash_file(folder / file) for file in (*arrays, INDEX_FILE)}
     draft = folder / f"{MANIFEST_FILE}.draft"
     draft.write_text(json.dumps({"format_version": FORMAT_VERSION, "sha256": hashes}, indent=2), encoding="utf-8")
     os.replace(draft, folder / MANIFEST_FILE)
@@ -142,6 +149,7 @@ def load_store(folder: str | Path) -> SeriesStore:
     index = _read_index(folder)
     categories = np.full((len(index["item_ids"]), len(names.STATIC_CATEGORIES)), None, dtype=object)
     categories[:] = index["static_categories"]
+    elasticity = folder / ELASTICITY_FILE
     return SeriesStore(
         values=np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False),
         timestamps=np.load(folder / "timestamps.npy", mmap_mode="r", allow_pickle=False),
@@ -152,6 +160,7 @@ def load_store(folder: str | Path) -> SeriesStore:
         frequency=Frequency.parse(index["frequency"]),
         name=index["name"],
         fingerprint=index["fingerprint"],
+        elasticity=np.load(elasticity, mmap_mode="r", allow_pickle=False) if elasticity.is_file() else None,
     )
 
 
@@ -164,7 +173,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"the store in {str(folder)!r} has format {manifest['format_version']}; this version reads "
             f"{FORMAT_VERSION}. Write it again from its panel"
         )
-    for file in (*ARRAY_FILES, INDEX_FILE):
+    # An elasticity file that the manifest does not know is refused as well.
+    listed = {*ARRAY_FILES, INDEX_FILE, *manifest["sha256"]} | {path.name for path in folder.glob(ELASTICITY_FILE)}
+    for file in sorted(listed):
         if not (folder / file).is_file() or _hash_file(folder / file) != manifest["sha256"].get(file):
             raise ArtifactError(f"file {file} of the store in {str(folder)!r} is missing or changed; write it again")
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ class RawWindows:
         static_reals (`np.ndarray`, shape `(B, MAX_STATIC_REALS)`): NaN = missing.
         item_ids (`tuple[str, ...]`): Item of each window.
         item_keys (`np.ndarray`, uint64, shape `(B,)`): Stable hash of each item id.
+        future_elasticity (`np.ndarray`, shape `(B, H)`): True own-price elasticity, which only a simulator knows; NaN =
+            unknown, as everywhere when left out.
     """
 
     past: np.ndarray
@@ -36,6 +38,12 @@ class RawWindows:
     static_reals: np.ndarray
     item_ids: tuple[str, ...]
     item_keys: np.ndarray
+    future_elasticity: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
+
+    def __post_init__(self) -> None:
+        if self.future_elasticity.size == 0:
+            unknown = np.full(self.future.shape[:2], np.nan, dtype=np.float32)
+            object.__setattr__(self, "future_elasticity", unknown)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -88,6 +96,10 @@ def read_windows(
     place = first - origins + context_length
     window = np.full((len(items), context_length + prediction_length, len(names.CHANNELS)), np.nan, dtype=np.float32)
     _copy_rows(store.values, window, place, starts + first, last - first)
+    elasticity = np.full((len(items), prediction_length), np.nan, dtype=np.float32)
+    if store.elasticity is not None:
+        known = np.maximum(np.minimum(prediction_length, store.lengths[items] - origins), 0)
+        _copy_rows(store.elasticity, elasticity, np.zeros_like(origins), starts + origins, known)
     steps = np.arange(-context_length, prediction_length) + origins[:, None]
     stamps = store.frequency.step(np.asarray(store.timestamps[starts])[:, None], steps)
     ids = tuple(store.item_ids[item] for item in items.tolist())
@@ -100,6 +112,7 @@ def read_windows(
         static_reals=store.static_reals[items],
         item_ids=ids,
         item_keys=np.array([hash_item_id(item_id) for item_id in ids], dtype=np.uint64),
+        future_elasticity=elasticity,
     )
 
 
