@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pricing_fm.markets.arguments import check_count, check_market_ids, check_reals
 from pricing_fm.markets.core import (
     Market,
     MarketState,
@@ -97,9 +98,8 @@ class MarketBatch:
     def __init__(self, market: Market, random: Streams) -> None:
         if len(random.keys) != market.shape[0]:
             raise ValueError(f"random holds {len(random.keys)} streams; it needs one for each of {market.shape[0]}")
-        if market.num_periods < 1:
-            raise ValueError(f"num_periods is {market.num_periods}; it must be 1 or more")
-        if not 0 < market.price_bounds[0] <= market.price_bounds[1]:
+        check_count("num_periods", market.num_periods)
+        if not 0 < market.price_bounds[0] <= market.price_bounds[1] < np.inf:
             raise ValueError(f"price_bounds is {market.price_bounds}; it must be a positive, increasing pair")
         self.market, self.random, self.shape = market, random, market.shape
         self._best = _OwnBestPrices(market) if _OwnBestPrices.can_solve(market) else None
@@ -133,15 +133,16 @@ class MarketBatch:
             truncations (cut off though it goes on; bool, `(markets,)` each) and the hidden truth.
 
         Raises:
-            ValueError: If the episode is over, a shape is wrong, a price is NaN, infinite or outside the bounds, or a
-                promotion is neither 0 nor 1; the markets stay as they were.
+            ValueError: If the episode is over, a shape is wrong, a price is no real number, NaN, infinite or outside
+                the bounds, or a promotion is neither 0 nor 1; the markets stay as they were.
         """
         self.check_running()
         # A copy: what the view shows does not change with the caller's array.
-        charged = _freeze(self._check_shape("prices", np.array(prices, dtype=np.float64)))
+        charged = _freeze(self._check_shape("prices", np.array(check_reals("prices", prices), dtype=np.float64)))
         promoted = None
         if promotions is not None:
-            promoted = _freeze(self._check_shape("promotions", np.array(promotions, dtype=np.float64)))
+            flags = check_reals("promotions", promotions, flags=True)
+            promoted = _freeze(self._check_shape("promotions", np.array(flags, dtype=np.float64)))
             _check_promotions(promoted)
         self._check_prices(charged)
         best = self.get_optimal_prices()
@@ -295,22 +296,21 @@ def make(
 
     Args:
         name: Domain: a key of `DOMAINS`, such as "retail".
-        num_markets: Markets side by side, >= 1.
-        seed: Seed of everything, >= 0.
+        num_markets: Markets side by side, a whole number >= 1.
+        seed: Seed of everything, a whole number >= 0.
         family: One of the domain's families; None = its first.
         settings: Ranges from which the markets are drawn, of the domain's settings type; None = the defaults.
-        num_periods: Periods of an episode; None = as the family has it.
+        num_periods: Periods of an episode, a whole number >= 1; None = as the family has it.
 
     Returns:
         The batch, ready for `reset()` and `step(prices)`.
 
     Raises:
-        ValueError: If the domain or family is unknown, the settings belong elsewhere, `num_markets` or `num_periods` is
-            below 1 or the seed is negative.
+        ValueError: If the domain or family is unknown, the settings belong elsewhere, or `num_markets`, `num_periods`
+            or the seed is no whole number (floats and bool are none) or too small.
     """
-    if num_markets < 1:
-        raise ValueError(f"num_markets is {num_markets}; it must be 1 or more")
-    return open_batch(name, np.arange(num_markets), seed, family, settings, num_periods)
+    market_ids = np.arange(check_count("num_markets", num_markets))
+    return open_batch(name, market_ids, seed, family, settings, num_periods)
 
 
 def open_batch(
@@ -325,7 +325,8 @@ def open_batch(
 
     Args:
         name: Domain.
-        market_ids: Integer names of the markets, >= 0, `(markets,)`.
+        market_ids: Integer names of the markets, >= 0, `(markets,)`, at least one. A name that stands there twice is
+            the same market with the same luck twice, each priced by itself: two price plans on one market.
         seed: As in `make`.
         family: As in `make`.
         settings: As in `make`.
@@ -335,9 +336,9 @@ def open_batch(
         The batch.
 
     Raises:
-        ValueError: As `make`, and if a name is negative.
+        ValueError: As `make`, and if the names are empty, negative, no integers or no list.
     """
-    if name not in DOMAINS:
+    if not isinstance(name, str) or name not in DOMAINS:
         raise ValueError(f"name is {name!r}; known markets: {', '.join(map(repr, DOMAINS))}")
     domain = DOMAINS[name]
     chosen = domain.families[0] if family is None else family
@@ -346,10 +347,12 @@ def open_batch(
     ranges = domain.settings() if settings is None else settings
     if not isinstance(ranges, domain.settings):
         raise ValueError(f"settings is a {type(ranges).__name__}; {name} needs {domain.settings.__name__}")
-    market = domain.sample(ranges, chosen, market_ids, seed)
-    if num_periods is not None:
-        market = replace(market, num_periods=num_periods)
-    return MarketBatch(market, build_streams(seed, market_ids))
+    ids, root = check_market_ids(market_ids), check_count("seed", seed, 0)
+    periods = None if num_periods is None else check_count("num_periods", num_periods)
+    market = domain.sample(ranges, chosen, ids, root)
+    if periods is not None:
+        market = replace(market, num_periods=periods)
+    return MarketBatch(market, build_streams(root, ids))
 
 
 def _compute_median_willingness(demand: Demand, shape: tuple[int, int, int]) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import numpy as np
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector.utils import batch_space
 
+from pricing_fm.markets.arguments import check_count, check_options, check_reals
 from pricing_fm.markets.batch import MarketBatch, open_batch
 from pricing_fm.markets.core import Observation, get_inventory, get_unit_cost
 from pricing_fm.markets.domains import DOMAINS
@@ -38,10 +40,10 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
         domain: A key of `DOMAINS`.
         family: One of the domain's families; None = its first.
         settings: Ranges from which the markets are drawn; None = the domain's defaults.
-        num_periods: Periods of an episode; None = as the family has it.
+        num_periods: Periods of an episode, a whole number >= 1; None = as the family has it.
 
     Raises:
-        ValueError: If the domain, the family or the settings are unknown or `num_periods` is below 1.
+        ValueError: If the domain, the family or the settings are unknown or `num_periods` is no whole number >= 1.
     """
 
     metadata = {"render_modes": []}
@@ -56,8 +58,20 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open a market; see `gymnasium.Env.reset`."""
-        super().reset(seed=seed)
+        """Open a market; see `gymnasium.Env.reset`.
+
+        Args:
+            seed: Seed of this market and those of later resets, a whole number >= 0; None = go on with the generator.
+            options: None or empty; a market has none.
+
+        Returns:
+            Observation before the first period, and the truth that stays for the episode.
+
+        Raises:
+            ValueError: If the seed is no whole number >= 0 or there are options; the environment stays as it was.
+        """
+        check_options(options)
+        super().reset(seed=None if seed is None else check_count("seed", seed, 0))
         self._desk = _open_desk(self._source, [self.np_random], ())
         return self._desk.look(), self._desk.introduce()
 
@@ -65,13 +79,13 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
         """Sell for one period; see `gymnasium.Env.step`.
 
         Raises:
-            ValueError: If the action has the wrong shape, is NaN or out of bounds, or the episode is over; the market
-                stays as it was.
+            ValueError: If the action has the wrong shape, is no real number, NaN or out of bounds, or the episode is
+                over; the market stays as it was.
         """
         desk = self._desk
         if desk is None:
             raise ValueError("the environment was not reset; call reset() before step()")
-        observation, item_rewards, info = desk.sell(np.asarray(action, dtype=np.float64))
+        observation, item_rewards, info = desk.sell(np.asarray(check_reals("action", action), dtype=np.float64))
         is_over = desk.batch.periods_left == 0
         return observation, float(np.add.reduce(item_rewards)), is_over and desk.ends, is_over and not desk.ends, info
 
@@ -81,13 +95,14 @@ class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         domain: A key of `DOMAINS`.
-        num_envs: Environments side by side.
+        num_envs: Environments side by side, a whole number >= 1.
         family: One of the domain's families; None = its first.
         settings: Ranges from which the markets are drawn; None = the domain's defaults.
-        num_periods: Periods of an episode; None = as the family has it.
+        num_periods: Periods of an episode, a whole number >= 1; None = as the family has it.
 
     Raises:
-        ValueError: If `num_envs` or `num_periods` is below 1 or the domain, the family or the settings are unknown.
+        ValueError: If `num_envs` or `num_periods` is no whole number >= 1 or the domain, the family or the settings are
+            unknown.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
@@ -100,24 +115,36 @@ class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         settings: Any = None,
         num_periods: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be 1 or more")
-        self.num_envs = num_envs
+        self.num_envs = check_count("num_envs", num_envs)
         self._source = (domain, family, settings, num_periods)
         spaces = _build_spaces(self._source)
         self.single_observation_space, self.single_action_space = spaces
-        self.observation_space, self.action_space = (batch_space(space, num_envs) for space in spaces)
-        self._randoms = [np_random(None)[0] for _ in range(num_envs)]
+        self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in spaces)
+        self._randoms = [np_random(None)[0] for _ in range(self.num_envs)]
         self._desk: _Desk | None = None
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open new markets; see `gymnasium.vector.VectorEnv.reset`."""
-        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed holds {len(seeds)} seeds; it needs one for each of {self.num_envs} environments")
-        for index, one in enumerate(seeds):
+        """Open new markets; see `gymnasium.vector.VectorEnv.reset`.
+
+        Args:
+            seed: Seed s = s + i for environment i; or a sequence or array with one seed per environment. None = the
+                environment goes on with its generator.
+            options: None or empty; markets have none.
+
+        Returns:
+            Observations before the first period, and the truth that stays for the episode.
+
+        Raises:
+            ValueError: If a seed is no whole number >= 0, there is not one per environment, or there are options; the
+                environments stay as they were.
+        """
+        check_options(options)
+        for index, one in enumerate(_spread_seeds(seed, self.num_envs)):
             if one is not None:
                 self._randoms[index] = np_random(one)[0]
         return self._open()
@@ -138,7 +165,7 @@ class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             none = np.zeros(self.num_envs, dtype=bool)
             observations, info = self._open()
             return observations, np.zeros(self.num_envs), none, none.copy(), info
-        observations, item_rewards, truth = desk.sell(np.asarray(actions, dtype=np.float64))
+        observations, item_rewards, truth = desk.sell(np.asarray(check_reals("actions", actions), dtype=np.float64))
         is_over = desk.batch.periods_left == 0
         terminations, truncations = (np.full(self.num_envs, is_over and desk.ends is ends) for ends in (True, False))
         info = self._mask(truth)
@@ -296,6 +323,19 @@ class _Desk:
         self._seen_clock[...] = self._clock[self._time]
         # A new array, which the caller may keep.
         return np.minimum(self._seen, self._ceiling)
+
+
+def _spread_seeds(seed: Any, num_envs: int) -> list[int | None]:
+    """One seed per environment."""
+    if seed is None:
+        return [None] * num_envs
+    is_list = isinstance(seed, Sequence) and not isinstance(seed, str | bytes)
+    if not is_list and not (isinstance(seed, np.ndarray) and seed.ndim > 0):
+        first = check_count("seed", seed, 0)
+        return [first + index for index in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"seed holds {len(seed)} seeds; it needs one for each of {num_envs} environments")
+    return [None if one is None else check_count(f"seed[{index}]", one, 0) for index, one in enumerate(seed)]
 
 
 def _open_desk(

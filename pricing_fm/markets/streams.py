@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pricing_fm.markets.arguments import check_count, check_whole_numbers
 from pricing_fm.markets.draws import (
     GOLDEN,
     GammaProposals,
@@ -29,7 +30,7 @@ from pricing_fm.markets.draws import (
 )
 from pricing_fm.markets.poisson import PoissonRun, draw_poisson
 
-# What a draw is for. Two purposes never share a number.
+# What a draw is for, said here alone. Two purposes never share a number; a new number would change a purpose's draws.
 DEMAND, SHOCK, COST_MOVE, COST_JUMP, LIST_PRICE, DECISION, PROMOTION, BLOCK, INTERVENTION, START = range(10)
 RIVAL, REGIME, RELEASE, ARRIVAL, ZERO, TAKE, DEFAULT, SHOW, REPORT = range(10, 19)
 
@@ -123,7 +124,7 @@ class Streams:
         """
         rate = np.asarray(mean, dtype=np.float64)
         shape = rate.shape
-        if len(rate) != len(self.keys):
+        if not shape or shape[0] != len(self.keys):
             raise ValueError(f"mean has shape {shape}; its first axis must hold the {len(self.keys)} markets")
         rate = rate.ravel()
         if dispersion is not None:
@@ -218,21 +219,21 @@ def build_streams(seed: int, market_ids: np.ndarray, rollout: int | np.ndarray =
     """Open the streams of some markets.
 
     Args:
-        seed: Seed of the whole simulation, >= 0.
+        seed: Seed of the whole simulation, a whole number >= 0.
         market_ids: Integer names of the markets, >= 0, shape `(markets,)`; the same name gives the same stream.
-        rollout: Which repetition of the future, >= 0 (scalar or one per market); 0 is the logged one.
+        rollout: Which repetition of the future, an integer >= 0 (scalar or one per market); 0 is the logged one.
 
     Returns:
         Streams, one per market.
 
     Raises:
-        ValueError: If the seed, a market id or a rollout is negative.
+        ValueError: If the seed, a market id or a rollout is negative or no integer, or a shape is wrong.
     """
-    ids = np.asarray(market_ids, dtype=np.int64)
-    rollouts = np.broadcast_to(np.asarray(rollout, dtype=np.int64), ids.shape)
-    for name, values in (("seed", np.asarray(seed)), ("market_ids", ids), ("rollout", rollouts)):
-        if np.any(values < 0):
-            raise ValueError(f"{name} is {values.min()}; it must be 0 or more")
-    root = np.array(np.random.SeedSequence(seed).generate_state(1, np.uint64))
+    root = np.array(np.random.SeedSequence(check_count("seed", seed, 0)).generate_state(1, np.uint64))
+    ids, rollouts = check_whole_numbers("market_ids", market_ids), check_whole_numbers("rollout", rollout)
+    if ids.ndim != 1:
+        raise ValueError(f"market_ids has shape {ids.shape}; it must be (markets,)")
+    if rollouts.shape not in ((), (1,), ids.shape):
+        raise ValueError(f"rollout has shape {rollouts.shape}; it must be one number or {ids.shape}, one per market")
     keys = mix(root + (ids.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return Streams(mix(keys ^ mix(rollouts.astype(np.uint64) * _GOLDEN + np.uint64(1))))
