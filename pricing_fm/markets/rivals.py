@@ -49,6 +49,10 @@ class Rivals(Part):
         """Whether no rival follows the calendar."""
         return not np.any(self.kind == CYCLE)
 
+    @property
+    def _low_price(self) -> np.ndarray:
+        return self.list_price * (1.0 - self.undercut)
+
     def start(self, own_list_price: np.ndarray) -> np.ndarray:
         """Everyone at the list price."""
         price = np.array(np.broadcast_to(self.list_price, own_list_price.shape))
@@ -65,7 +69,7 @@ class Rivals(Part):
         below = prices * (1.0 - self.undercut)
         answer = np.where(below < self.floor, self.list_price, below)
         turn = ((period.reshape(-1, 1, 1) + 1) // self.cycle_length) % 2
-        cycled = self.list_price * np.where(turn == 1, 1.0 - self.undercut, 1.0)
+        cycled = np.where(turn == 1, self._low_price, self.list_price)
         fixed = np.broadcast_to(self.list_price, now.shape)
         chosen = np.select(
             [self.kind == MATCHER, self.kind == UNDERCUTTER, self.kind == CYCLE], [matched, answer, cycled], fixed
@@ -79,10 +83,15 @@ class Rivals(Part):
         return np.where(draw > 1.0 - self.missing_share, np.nan, price)
 
     def build_grid(self, list_price: np.ndarray, bounds: tuple[float, float], points: int) -> list[np.ndarray]:
-        """Grid of the rival's price for a dynamic program; the price before does not matter for what follows."""
+        """Grid of the rival's price for a dynamic program; the price before does not matter for what follows.
+
+        The few prices of a rival who does not answer are the grid, exactly.
+        """
+        if self.kind.item() in (FIXED, CYCLE):
+            lowest = self.list_price if self.kind.item() == FIXED else self._low_price
+            taken = [np.maximum(price, self.floor) for price in (self.list_price, lowest)]
+            return [np.unique([self.list_price, *taken]), self.list_price.reshape(-1)]
         own = list_price.item() * np.array(bounds)
-        low = max(
-            min(own[0] * (1.0 - self.undercut.item()), self.list_price.item() * (1.0 - self.undercut.item())), 0.0
-        )
+        low = max(min(own[0] * (1.0 - self.undercut.item()), self._low_price.item()), 0.0)
         low, high = max(low, self.floor.item()), max(own[1], self.list_price.item())
         return [np.geomspace(min(low, high * 0.999), high, points), self.list_price.reshape(-1)]

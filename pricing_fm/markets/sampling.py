@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pricing_fm.markets.streams import build_streams
@@ -44,11 +46,22 @@ class Draws:
 
 
 def check_ranges(settings: object) -> None:
-    """Refuse dataclass fields named `*_range` or `*_bounds` whose first number exceeds the second.
+    """Refuse dataclass fields named `*_range` or `*_bounds` that are not two finite numbers in order.
 
     Raises:
         ValueError: Naming the field.
     """
     for name, value in vars(settings).items():
-        if name.endswith(("_range", "_bounds")) and not value[0] <= value[1]:
-            raise ValueError(f"{name} is {value}; the first number must not exceed the second")
+        if name.endswith(("_range", "_bounds")) and not _is_range(value):
+            raise ValueError(
+                f"{name} is {value}; it needs two finite numbers: the first number must not exceed the second"
+            )
+
+
+def _is_range(value: Any) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    numbers = all(
+        isinstance(one, int | float | np.integer | np.floating) and not isinstance(one, bool) for one in value
+    )
+    return numbers and bool(-np.inf < value[0] <= value[1] < np.inf)
