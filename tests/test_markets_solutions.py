@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pricing_fm.markets import oracles
+from pricing_fm.markets.constant_prices import build_constant_ladder
 from pricing_fm.markets.context import Calendar, Costs
 from pricing_fm.markets.core import Market, start
 from pricing_fm.markets.demand import LogitDemand, OwnPriceDemand
@@ -23,7 +24,6 @@ from pricing_fm.markets.solutions import (
     FLUID,
     ONE_PERIOD,
     MarketSolution,
-    build_constant_ladder,
     solve_market,
 )
 from pricing_fm.markets.streams import build_streams

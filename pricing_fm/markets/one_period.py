@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +16,15 @@ from pricing_fm.markets.demand import (
     NestedLogitDemand,
     OwnPriceDemand,
 )
+from pricing_fm.markets.energy_parts import MeritOrderMargin
 from pricing_fm.markets.memory import ReferencePrice
-from pricing_fm.markets.oracles import assortment_prices, linear_system_prices
+from pricing_fm.markets.oracles import assortment_prices
 from pricing_fm.markets.payoffs import Margin
 
 _GRID = 64  # prices of the first look, equally spaced in logarithms
 _LADDER = 32  # prices of each of at most three items whose combinations are all tried
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
-_REFINEMENTS = 40  # golden sections: the bracket shrinks to 1e-8 of two grid steps
+_FINEST = 1e-10  # precision of a log price
 
 
 class JointOptimum(NamedTuple):
@@ -74,23 +76,48 @@ def compute_one_period_prices(market: Market, state: MarketState) -> np.ndarray:
     if isinstance(demand, OwnPriceDemand) and type(market.payoff) is Margin and alike:
         added = memory.gain if isinstance(memory, ReferencePrice) else 0.0
         return demand.compute_optimal_price(get_unit_cost(market, state), bounds, added)
-    return _search_line(market, state, bounds)
+    return search_line(lambda prices: compute_expected_reward(market, state, prices), bounds, _GRID, _FINEST)[0]
 
 
-def _search_line(market: Market, state: MarketState, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def search_line(
+    earn: Callable[[np.ndarray], np.ndarray], bounds: tuple[np.ndarray, np.ndarray], points: int, finest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best price of every item by itself: a grid, then golden sections around the grid's best price.
+
+    Args:
+        earn: Reward of every item at the prices of all; an item's reward depends on its own price alone.
+        bounds: Lowest and highest price, currency, any shape.
+        points: Prices of the grid, equally spaced in logarithms.
+        finest: Width of the last bracket of a log price.
+
+    Returns:
+        Best prices that were tried and their rewards, shape of the bounds.
+    """
     low, high = np.log(bounds[0]), np.log(bounds[1])
-    grid = np.linspace(0.0, 1.0, _GRID)
-    rewards = np.stack([compute_expected_reward(market, state, np.exp(low + x * (high - low))) for x in grid])
-    best = grid[rewards.argmax(axis=0)]
-    width = 1.0 / (_GRID - 1)
-    left, right = (low + np.clip(best + side * width, 0.0, 1.0) * (high - low) for side in (-1.0, 1.0))
-    for _ in range(_REFINEMENTS):
-        inner, outer = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
-        falls = compute_expected_reward(market, state, np.exp(inner)) >= compute_expected_reward(
-            market, state, np.exp(outer)
-        )
+    width = (high - low) / (points - 1)
+    best, reward = np.exp(low), earn(np.exp(low))
+
+    def look(logs: np.ndarray) -> np.ndarray:
+        nonlocal best, reward
+        prices = np.exp(logs)
+        found = earn(prices)
+        better = found > reward
+        best, reward = np.where(better, prices, best), np.where(better, found, reward)
+        return found
+
+    for point in range(1, points):
+        look(low + point * width)
+    left, right = np.maximum(np.log(best) - width, low), np.minimum(np.log(best) + width, high)
+    inner, outer = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
+    at_inner, at_outer = look(inner), look(outer)
+    for _ in range(int(np.ceil(np.log(finest / max(2.0 * width.max(), finest)) / np.log(_GOLDEN)))):
+        falls = at_inner >= at_outer
         left, right = np.where(falls, left, inner), np.where(falls, outer, right)
-    return np.exp(0.5 * (left + right))
+        inner, outer = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
+        # One of the two points was the other one before; only the new one is looked at.
+        found = look(np.where(falls, inner, outer))
+        at_inner, at_outer = np.where(falls, found, at_outer), np.where(falls, at_inner, found)
+    return best, reward
 
 
 def compute_joint_optimum(market: Market, state: MarketState, added_cost: np.ndarray | float = 0.0) -> JointOptimum:
@@ -104,7 +131,8 @@ def compute_joint_optimum(market: Market, state: MarketState, added_cost: np.nda
     Returns:
         Prices from several starts of a quasi-Newton search and, for the logit family and linear systems with a plain
         margin, an upper bound from the closed form without price bounds (for latent classes: every class priced by
-        itself).
+        itself; for a charge on loads: with the charge replaced by its tangent at the loads found, which lies below it
+        everywhere).
 
     Raises:
         ValueError: If several markets are given.
@@ -123,7 +151,7 @@ def compute_joint_optimum(market: Market, state: MarketState, added_cost: np.nda
         return -float(reward.sum()) / scale
 
     box = list(zip(np.log(low).ravel(), np.log(high).ravel(), strict=True))
-    bound = _bound_reward(market, state, extra)
+    bound = _bound_reward(market, state, extra) if type(market.payoff) is Margin else None
     starts = [0.5 * (np.log(low) + np.log(high)), np.log(0.9 * high + 0.1 * low), np.log(0.7 * low + 0.3 * high)]
     if bound is not None:
         starts.insert(0, np.log(np.clip(bound[0], low, high)))
@@ -133,6 +161,8 @@ def compute_joint_optimum(market: Market, state: MarketState, added_cost: np.nda
     best = min(found, key=lambda result: result.fun)
     prices = np.exp(best.x).reshape(shape)
     reward = -float(best.fun) * scale
+    if isinstance(market.payoff, MeritOrderMargin):
+        bound = _bound_charged_reward(market, market.payoff, state, extra, prices)
     return JointOptimum(prices, reward, np.inf if bound is None else max(bound[1], reward))
 
 
@@ -151,8 +181,8 @@ def _search_ladder(
 
 
 def _bound_reward(market: Market, state: MarketState, extra: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """Unconstrained optimum (prices, reward) of the closed forms; None where there is none."""
-    if type(market.payoff) is not Margin or market.memory is not None or market.rivals is not None:
+    """Unconstrained optimum (prices, reward) of the closed forms at a plain margin; None where there is none."""
+    if market.memory is not None or market.rivals is not None:
         return None
     cost = np.maximum(get_unit_cost(market, state)[0] + extra, 0.0)
     traffic = np.broadcast_to(compute_traffic(market, state), market.shape)[0]
@@ -165,6 +195,18 @@ def _bound_reward(market: Market, state: MarketState, extra: np.ndarray) -> tupl
         prices[:, segment] = part[0]
         total += traffic[0, segment] * part[1]
     return prices, total
+
+
+def _bound_charged_reward(
+    market: Market, payoff: MeritOrderMargin, state: MarketState, extra: np.ndarray, prices: np.ndarray
+) -> tuple[np.ndarray, float] | None:
+    """As `_bound_reward`, with a linear cost of load that the charge is nowhere below: its tangent at these prices."""
+    load = compute_mean_demand(market, state, prices[None])[0].sum(axis=1, keepdims=True)
+    excess, threshold, charge = np.maximum(load - payoff.threshold[0], 0.0), payoff.threshold[0], payoff.charge[0]
+    marginal = charge * excess / threshold
+    bound = _bound_reward(market, state, extra + marginal)
+    # Charge at the tangent's point less what the linear cost takes there.
+    return bound and (bound[0], bound[1] + float((marginal * load - 0.5 * marginal * excess).sum()))
 
 
 def _bound_segment(demand: object, cost: np.ndarray, segment: int) -> tuple[np.ndarray, float] | None:
@@ -196,8 +238,10 @@ def _bound_segment(demand: object, cost: np.ndarray, segment: int) -> tuple[np.n
     if isinstance(demand, LinearSystemDemand):
         slope = demand.slope[0, :, min(segment, demand.slope.shape[2] - 1)]
         intercept = np.broadcast_to(demand.intercept[0], (len(cost), demand.intercept.shape[2]))[:, segment]
-        solved = linear_system_prices(intercept.tolist(), slope.tolist(), cost.tolist())
-        prices = np.array(solved["joint_prices"])
+        symmetric = slope + slope.T
+        if np.linalg.eigvalsh(symmetric).min() <= 0.0:
+            return None
+        prices = np.linalg.solve(symmetric, intercept + slope.T @ cost)
         sold = intercept - slope @ prices
         # Where the closed form would sell less than nothing, demand is cut at zero and the form does not hold.
         return (prices, float(((prices - cost) * sold).sum())) if np.all(sold >= 0) else None

@@ -49,6 +49,28 @@ def simulate_policy(market: Market, choose: Chooser, num_rollouts: int = 1_000, 
     Raises:
         ValueError: If several markets are given or there are fewer than two repetitions.
     """
+    total = simulate_items(market, choose, num_rollouts, seed).sum(axis=(1, 2))
+    return SimulatedValue(float(total.mean()), float(total.std(ddof=1) / np.sqrt(num_rollouts)), num_rollouts)
+
+
+def simulate_items(market: Market, choose: Chooser, num_rollouts: int = 1_000, seed: int = 0) -> np.ndarray:
+    """As `simulate_policy`, but what every item earns in every repetition.
+
+    The luck depends on the seed alone: two policies can be compared on it, and where items are separable the reward of
+    an item depends on its own prices alone.
+
+    Args:
+        market: One market.
+        choose: Prices `(rollouts, products, segments)` from the state of all repetitions.
+        num_rollouts: Repetitions.
+        seed: Seed of the luck.
+
+    Returns:
+        Currency an episode, `(rollouts, products, segments)`.
+
+    Raises:
+        ValueError: If several markets are given or there are fewer than two repetitions.
+    """
     if market.shape[0] != 1 or num_rollouts < 2:
         raise ValueError(
             f"market holds {market.shape[0]} markets and num_rollouts is {num_rollouts}; one market and two or more"
@@ -57,9 +79,8 @@ def simulate_policy(market: Market, choose: Chooser, num_rollouts: int = 1_000, 
     copies = market.select(np.zeros(num_rollouts, dtype=int))
     random = build_streams(seed, np.zeros(num_rollouts, dtype=int), np.arange(num_rollouts))
     state = start(copies, random)
-    total = np.zeros(num_rollouts)
+    total = np.zeros(copies.shape)
     for _ in range(market.num_periods):
         state, _, reward, _ = step(copies, state, choose(state), random)
-        total += reward.sum(axis=(1, 2))
-    total += compute_final_value(copies, state).sum(axis=(1, 2))
-    return SimulatedValue(float(total.mean()), float(total.std(ddof=1) / np.sqrt(num_rollouts)), num_rollouts)
+        total += reward
+    return total + compute_final_value(copies, state)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from pricing_fm.markets.constant_prices import find_constant_prices
 from pricing_fm.markets.core import Market, MarketState, start
 from pricing_fm.markets.dynamic_program import (
     DynamicProgram,
@@ -19,18 +19,20 @@ from pricing_fm.markets.dynamic_program import (
 )
 from pricing_fm.markets.fluid import compute_fluid_bound
 from pricing_fm.markets.one_period import (
-    JointOptimum,
     compute_expected_reward,
     compute_joint_optimum,
     compute_one_period_prices,
     compute_price_bounds,
 )
-from pricing_fm.markets.simulation import SimulatedValue, simulate_policy
+from pricing_fm.markets.simulation import SimulatedValue, simulate_items, simulate_policy
 from pricing_fm.markets.streams import build_streams
 from pricing_fm.markets.supply import OrderUpToStock
 
 # Largest dynamic programs that are tried: grid states; price vectors, and states x vectors x demands, of coupled items.
 _MOST_STATES, _MOST_VECTORS, _MOST_OUTCOMES = 8_000, 700, 50_000_000
+
+# Where constant prices are simulated: prices of the first look, precision of a log price.
+_SIMULATED_POINTS, _SIMULATED_FINEST = 31, 2e-3
 
 ONE_PERIOD, DYNAMIC_PROGRAM, FLUID, RELAXED = "one-period optimum", "dynamic program", "fluid bound", "relaxed bound"
 
@@ -44,11 +46,16 @@ class MarketSolution:
             and a ladder of prices), "fluid bound" (shared stock: the bound is certified, `value` is a policy's) or
             "relaxed bound" (stock ignored: likewise).
         value: Expected reward of the oracle's policy.
-        upper_bound: Expected reward that no policy exceeds (on the ladder, for dynamic programs).
+        upper_bound: Expected reward that no policy exceeds (on the ladder, for dynamic programs). Infinite where no
+            bound is known: coupled items whose one-period optimum has no closed form.
         myopic_value: Expected reward of the seller who knows the market and maximises every period's reward alone.
-        constant_value: Expected reward of the best prices that never change.
+        constant_value: Expected reward of the best prices that never change, a price of its own for every item (on the
+            ladder, for dynamic programs). Simulated on the luck of `value` where that is simulated; the prices are
+            chosen on it too.
         standard_error: Of `value` where it is simulated, else 0.
-        plan: What `choose` follows: dynamic programs of the items (one for all if they are coupled), or prices.
+        constant_standard_error: Of `constant_value` where it is simulated, else 0.
+        plan: What `choose` follows: dynamic programs of the items (one for all if they are coupled), prices by period
+            and regime (one row if they hold in all regimes), or None: each period's optimum.
     """
 
     method: str
@@ -57,6 +64,7 @@ class MarketSolution:
     myopic_value: float
     constant_value: float
     standard_error: float
+    constant_standard_error: float
     plan: tuple[DynamicProgram, ...] | np.ndarray | None
     market: Market
 
@@ -71,7 +79,8 @@ class MarketSolution:
     def choose(self, state: MarketState) -> np.ndarray:
         """Oracle's prices for copies of the market in any states, currency, `(copies, products, segments)`."""
         if isinstance(self.plan, np.ndarray):
-            return np.broadcast_to(self.plan[int(state.period[0])], (len(state.period), *self.plan.shape[1:]))
+            rows = self.plan[int(state.period[0])]
+            return rows[state.regime] if len(rows) > 1 else _spread(rows[0], state)
         if self.plan is None:
             return _choose_one_period(self.market, state)
         if len(self.plan) == 1:
@@ -98,57 +107,82 @@ def solve_market(
         The oracle.
 
     Raises:
-        ValueError: If several markets are given, or customers remember prices while shocks or costs move: the market
-            then has neither a finite grid nor a bound.
+        ValueError: If several markets are given, or no way to the optimum and no bound is known, as where customers
+            remember prices, or take each other's products, while shocks or costs move.
     """
     if market.shape[0] != 1:
         raise ValueError(f"market holds {market.shape[0]} markets; solve them one by one")
     linked = [market.memory, market.supply, market.rivals]
     moves = market.shock is not None or market.costs.is_moving
-    if all(part is None for part in linked) and not market.costs.is_moving and market.regimes is None:
+    # The expected reward of a separable item is in proportion to its shock, which therefore changes no price.
+    still = not moves or (market.is_separable and not market.costs.is_moving)
+    if still and all(part is None for part in linked):
         return _solve_static(replace(market, shock=None))
     if not moves:
         programs = _solve_programs(market, rungs, grid_points)
         if programs is not None:
             return _combine(market, programs)
-    if not moves and market.memory is None and market.supply is not None and market.supply.is_finite_season:
-        return _solve_fluid(market, num_rollouts, seed)
-    if market.memory is None and market.rivals is None and isinstance(market.supply, OrderUpToStock | None):
-        return _solve_relaxed(market, num_rollouts, seed)
+    if market.memory is None and market.rivals is None:
+        if not moves and market.regimes is None and market.supply is not None and market.supply.is_finite_season:
+            return _solve_fluid(market, num_rollouts, seed)
+        if isinstance(market.supply, OrderUpToStock | None) and (market.is_separable or not moves):
+            return _solve_relaxed(market, num_rollouts, seed)
     raise ValueError(
         f"{market.domain}/{market.family}: the state is too large for a dynamic program and no bound is known for it"
     )
 
 
 def _solve_static(market: Market) -> MarketSolution:
-    """Nothing links the periods: every period's optimum is the optimum."""
-    plan, value, bound = [], 0.0, 0.0
-    best: JointOptimum | None = None
-    constant = np.zeros(len(build_constant_ladder(market)))
-    for period in range(market.num_periods):
-        state = _state_at(market, period)
-        if market.is_separable:
-            prices = compute_one_period_prices(market, state)[0]
-            reward = float(compute_expected_reward(market, state, prices[None]).sum())
-            plan.append(prices)
-            value, bound = value + reward, bound + reward
-        else:
-            if best is None or market.calendar is not None:
-                best = compute_joint_optimum(market, state)
-            plan.append(best.prices)
-            value, bound = value + best.reward, bound + best.bound
-        constant += [
-            float(compute_expected_reward(market, state, one[None]).sum()) for one in build_constant_ladder(market)
-        ]
-    constant_value = value if market.calendar is None else float(constant.max())
-    return MarketSolution(ONE_PERIOD, value, bound, value, constant_value, 0.0, np.array(plan), market)
+    """Nothing links the periods but regimes that come and go by themselves: every period's optimum is the optimum."""
+    states, chances = _list_occasions(market)
+    copies = market.select(np.zeros(len(chances), dtype=int))
+    if market.is_separable:
+        prices = compute_one_period_prices(copies, states)
+        rewards = bounds = compute_expected_reward(copies, states, prices).sum(axis=(1, 2))
+    else:
+        found = [compute_joint_optimum(market, states.select(np.array([row]))) for row in range(len(chances))]
+        prices = np.array([one.prices for one in found])
+        rewards, bounds = np.array([one.reward for one in found]), np.array([one.bound for one in found])
+
+    def earn(constant: np.ndarray) -> np.ndarray:
+        charged = np.broadcast_to(constant, copies.shape)
+        return np.tensordot(chances, compute_expected_reward(copies, states, charged), axes=1)
+
+    constant = prices[0] if len(prices) == 1 else find_constant_prices(market, earn, list(np.unique(prices, axis=0)))
+    # A search that missed the peak of an occasion is put right by constant prices that found it.
+    instead = compute_expected_reward(copies, states, np.broadcast_to(constant, copies.shape)).sum(axis=(1, 2))
+    prices = np.where((instead > rewards)[:, None, None], constant, prices)
+    rewards = np.maximum(instead, rewards)
+    reached = chances > 0.0  # an infinite bound counts only where it can happen
+    totals = [float(chances[reached] @ one[reached]) for one in (rewards, np.maximum(bounds, rewards), instead)]
+    regimes = 1 if market.regimes is None else market.regimes.count
+    rows = prices.reshape(-1, regimes, *market.shape[1:])
+    plan = np.broadcast_to(rows, (market.num_periods, *rows.shape[1:]))
+    return MarketSolution(ONE_PERIOD, totals[0], totals[1], totals[0], totals[2], 0.0, 0.0, plan, market)
 
 
-def build_constant_ladder(market: Market, points: int = 31) -> np.ndarray:
-    """Price vectors at one common multiple of the list prices, `(points, products, segments)`, currency."""
-    low, high = market.price_bounds
-    regular = np.broadcast_to(market.list_price, market.shape)[0]
-    return np.geomspace(low, high, points)[:, None, None] * regular
+def _list_occasions(market: Market) -> tuple[MarketState, np.ndarray]:
+    """What periods can start from, periods outside and regimes inside, and how many periods are expected to.
+
+    Without a calendar all periods are alike and one stands for all.
+    """
+    periods = market.num_periods if market.calendar is not None else 1
+    chances = np.ones((market.num_periods, 1))
+    if market.regimes is not None:
+        now = np.zeros(market.regimes.count)
+        now[_state_at(market, 0).regime] = 1.0
+        chances = np.empty((market.num_periods, len(now)))
+        for period in range(market.num_periods):
+            chances[period] = now
+            now = now @ market.regimes.transition[0, 0, 0]
+    regimes = chances.shape[1]
+    if periods == 1:
+        chances = chances.sum(axis=0, keepdims=True)
+    states = _state_at(market, 0).select(np.zeros(periods * regimes, dtype=int))
+    states = states._replace(period=np.repeat(np.arange(periods), regimes))
+    if market.regimes is not None:
+        states = states._replace(regime=np.tile(np.arange(regimes), periods))
+    return states, chances.reshape(-1)
 
 
 def _solve_programs(market: Market, rungs: int, grid_points: int) -> tuple[DynamicProgram, ...] | None:
@@ -178,7 +212,7 @@ def _combine(market: Market, programs: tuple[DynamicProgram, ...]) -> MarketSolu
     value = sum(program.value for program in programs)
     myopic = sum(program.myopic_value for program in programs)
     constant = sum(program.constant_value for program in programs)
-    return MarketSolution(DYNAMIC_PROGRAM, value, value, myopic, constant, 0.0, programs, market)
+    return MarketSolution(DYNAMIC_PROGRAM, value, value, myopic, constant, 0.0, 0.0, programs, market)
 
 
 def _solve_fluid(market: Market, num_rollouts: int, seed: int) -> MarketSolution:
@@ -188,49 +222,57 @@ def _solve_fluid(market: Market, num_rollouts: int, seed: int) -> MarketSolution
         return _spread(fluid.prices[int(state.period[0])], state)
 
     planned = simulate_policy(market, follow, num_rollouts, seed)
-    myopic = simulate_policy(market, lambda state: _choose_one_period(market, state), num_rollouts, seed)
-    constant = _best_constant(market, num_rollouts, seed).mean
-    if fluid.is_constant:
-        constant = max(constant, planned.mean)
-    plan_wins = planned.mean >= myopic.mean
-    best = planned if plan_wins else myopic
-    return MarketSolution(
-        method=FLUID,
-        value=best.mean,
-        upper_bound=fluid.value,
-        myopic_value=myopic.mean,
-        constant_value=constant,
-        standard_error=best.standard_error,
-        plan=fluid.prices if plan_wins else None,
-        market=market,
-    )
+    candidates = [fluid.prices[0], fluid.prices.mean(axis=0)]
+    found = _simulate_simple_policies(market, candidates, num_rollouts, seed)
+    return _take_best(market, FLUID, fluid.value, found, (planned, fluid.prices[:, None]))
 
 
 def _solve_relaxed(market: Market, num_rollouts: int, seed: int) -> MarketSolution:
     """Stock cuts sales and nothing else: without it the one-period optimum is the optimum, an upper bound."""
-    run = simulate_policy(market, lambda state: _choose_one_period(market, state), num_rollouts, seed)
     free = replace(market, supply=None, noise=market.noise.silence())
     bound = simulate_policy(free, lambda state: _choose_one_period(free, state), num_rollouts, seed)
-    constant = _best_constant(market, num_rollouts, seed)
+    found = _simulate_simple_policies(market, [], num_rollouts, seed)
     kept = not isinstance(market.supply, OrderUpToStock) or bool(np.isinf(market.supply.cover).all())
+    method = ONE_PERIOD if kept else RELAXED
+    return _take_best(market, method, bound.mean + 3.0 * bound.standard_error, found)
+
+
+Simulated = tuple[SimulatedValue, np.ndarray | None]  # what a policy earns, and its plan as in `MarketSolution`
+
+
+def _simulate_simple_policies(
+    market: Market, candidates: list[np.ndarray], num_rollouts: int, seed: int
+) -> tuple[Simulated, Simulated]:
+    """The myopic seller and the best constant prices, on the same luck."""
+    myopic = simulate_policy(market, lambda state: _choose_one_period(market, state), num_rollouts, seed)
+
+    def earn(prices: np.ndarray) -> np.ndarray:
+        return simulate_items(market, lambda state: _spread(prices, state), num_rollouts, seed).mean(axis=0)
+
+    first = _choose_one_period(market, _state_at(market, 0))[0]
+    prices = find_constant_prices(market, earn, [*candidates, first], _SIMULATED_POINTS, _SIMULATED_FINEST)
+    constant = simulate_policy(market, lambda state: _spread(prices, state), num_rollouts, seed)
+    plan = np.broadcast_to(prices, (market.num_periods, 1, *prices.shape))
+    return (myopic, None), (constant, plan)
+
+
+def _take_best(
+    market: Market, method: str, bound: float, simple: tuple[Simulated, Simulated], *others: Simulated
+) -> MarketSolution:
+    """The oracle follows the best policy that was simulated."""
+    myopic, constant = simple[0][0], simple[1][0]
+    best, plan = max([*others, *simple], key=lambda policy: policy[0].mean)
     return MarketSolution(
-        method=ONE_PERIOD if kept else RELAXED,
-        value=run.mean,
-        upper_bound=bound.mean + 3.0 * bound.standard_error,
-        myopic_value=run.mean,
+        method=method,
+        value=best.mean,
+        upper_bound=bound,
+        myopic_value=myopic.mean,
         constant_value=constant.mean,
-        standard_error=run.standard_error,
-        plan=None,
+        standard_error=best.standard_error,
+        constant_standard_error=constant.standard_error,
+        plan=plan,
         market=market,
     )
-
-
-def _best_constant(market: Market, num_rollouts: int, seed: int) -> SimulatedValue:
-    runs = [
-        simulate_policy(market, partial(_spread, prices), num_rollouts, seed)
-        for prices in build_constant_ladder(market, 13)
-    ]
-    return max(runs, key=lambda run: run.mean)
 
 
 def _spread(prices: np.ndarray, state: MarketState) -> np.ndarray:
@@ -244,8 +286,12 @@ def _choose_one_period(market: Market, state: MarketState) -> np.ndarray:
     if getattr(market.demand, "is_separable", True):
         low, high = compute_price_bounds(copies, state)
         return np.clip(compute_one_period_prices(copies, state), low, high)
-    one = compute_joint_optimum(market, _state_at(market, int(state.period[0])))
-    return _spread(one.prices, state)
+    # Coupled items are solved only where nothing moves but the regime.
+    if state.regime is None:
+        return _spread(compute_joint_optimum(market, state.select(np.zeros(1, dtype=int))).prices, state)
+    regimes, position = np.unique(state.regime, return_index=True)
+    found = [compute_joint_optimum(market, state.select(one[None])).prices for one in position]
+    return np.array(found)[np.searchsorted(regimes, state.regime)]
 
 
 def _state_at(market: Market, period: int) -> MarketState:
