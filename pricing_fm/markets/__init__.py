@@ -13,6 +13,7 @@ from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.environments import MarketEnv, MarketVectorEnv, register_environments
 from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
 from pricing_fm.markets.managers import MANAGERS, ManagerSettings
+from pricing_fm.markets.solutions import MarketSolution, solve_market
 
 __all__ = [
     "MANAGERS",
@@ -22,6 +23,7 @@ __all__ = [
     "MarketBatch",
     "MarketEnv",
     "MarketOracle",
+    "MarketSolution",
     "MarketTruth",
     "MarketVectorEnv",
     "MarketView",
@@ -35,4 +37,5 @@ __all__ = [
     "oracles",
     "register_environments",
     "simulate_log",
+    "solve_market",
 ]

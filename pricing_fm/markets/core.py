@@ -166,7 +166,8 @@ class Truth(NamedTuple):
 
     Attributes:
         mean_demand: Expected demand given prices and all that is hidden, units.
-        demand: Units customers wanted.
+        demand: Units customers newly wanted. Where customers wait for service (waiting lists, cases that get worse)
+            the units of a period also count those who wanted them before, so that units may exceed demand.
         hidden_shock: Log factor of the hidden shock on demand, whose exponential has mean 1; None without one.
     """
 
