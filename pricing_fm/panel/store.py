@@ -3,22 +3,29 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pricing_fm import names
 from pricing_fm.errors import ArtifactError, PanelError
 from pricing_fm.panel.frequency import Frequency
 from pricing_fm.panel.panel import Panel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.json"
-ARRAY_FILES = ("values.npy", "timestamps.npy", "offsets.npy", "static_reals.npy")
+ROW_FILES = ("values.npy", "timestamps.npy", "marks.npy")  # as long as the panel: they stay on disk
+ITEM_FILES = ("offsets.npy", "static_reals.npy", "static_codes.npy", "item_keys.npy")
+ARRAY_FILES = (*ROW_FILES, *ITEM_FILES)
 ELASTICITY_FILE = "elasticity.npy"  # only where a simulator wrote the store
+
+# What the sampler has to know of each row, in one byte, so that it need not read the values to open a store.
+UNITS_ARE_OBSERVED, ORIGIN_IS_KNOWN, IS_INTERVENTION = 1, 2, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +56,27 @@ class SeriesStore:
     name: str
     fingerprint: str
     elasticity: np.ndarray | None = None
+    # Read from a file by `load_store`; a store with other values (`dataclasses.replace`) starts without.
+    _saved_marks: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @property
     def lengths(self) -> np.ndarray:
         """Periods of each item's life, int64, shape `(items,)`."""
         return np.diff(self.offsets)
+
+    @property
+    def marks(self) -> np.ndarray:
+        """What the sampler asks of each row, uint8, shape `(rows,)`.
+
+        A sum of `UNITS_ARE_OBSERVED`, `ORIGIN_IS_KNOWN` (somebody said whether the price is an intervention) and
+        `IS_INTERVENTION`.
+        """
+        return _mark_rows(self.values) if self._saved_marks is None else self._saved_marks
+
+    @cached_property
+    def item_keys(self) -> np.ndarray:
+        """Stable hash of each item id, uint64, shape `(items,)`."""
+        return np.array([hash_item_id(item_id) for item_id in self.item_ids], dtype=np.uint64)
 
 
 def build_store(panel: Panel) -> SeriesStore:
@@ -112,7 +135,16 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)  # a half-written store has no manifest and is refused
     (folder / ELASTICITY_FILE).unlink(missing_ok=True)
-    arrays = dict(zip(ARRAY_FILES, (store.values, store.timestamps, store.offsets, store.static_reals), strict=True))
+    codes, vocabularies = _encode_categories(store.static_categories)
+    arrays = {
+        "values.npy": store.values,
+        "timestamps.npy": store.timestamps,
+        "marks.npy": store.marks,
+        "offsets.npy": store.offsets,
+        "static_reals.npy": store.static_reals,
+        "static_codes.npy": codes,
+        "item_keys.npy": store.item_keys,
+    }
     if store.elasticity is not None:
         arrays[ELASTICITY_FILE] = store.elasticity
     for file, array in arrays.items():
@@ -124,20 +156,25 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
         "channels": list(names.CHANNELS),
         "static_category_names": list(names.STATIC_CATEGORIES),
         "item_ids": list(store.item_ids),
-        "static_categories": store.static_categories.tolist(),
+        "static_vocabularies": vocabularies,
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
-    hashes = {file: _hash_file(folder / file) for file in (*arrays, INDEX_FILE)}
-    draft = folder / f"{MANIFEST_FILE}.draft"
-    draft.write_text(json.dumps({"format_version": FORMAT_VERSION, "sha256": hashes}, indent=2), encoding="utf-8")
-    os.replace(draft, folder / MANIFEST_FILE)
+    files = (*arrays, INDEX_FILE)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "sha256": {file: hash_file(folder / file) for file in files},
+        "bytes": {file: (folder / file).stat().st_size for file in files},
+    }
+    write_last(folder / MANIFEST_FILE, json.dumps(manifest, indent=2))
 
 
-def load_store(folder: str | Path) -> SeriesStore:
+def load_store(folder: str | Path, check_rows: bool = True) -> SeriesStore:
     """Opens a store written by `save_store`; rows stay on disk and are read when windows need them.
 
     Args:
         folder (`str` or `Path`): Folder of the store.
+        check_rows (`bool`): Compare the hashes of the arrays that are as long as the panel, too, which reads them from
+            end to end. Their sizes, and everything about every other file, are always compared.
 
     Returns:
         `SeriesStore`: `values` and `timestamps` are read-only memory maps.
@@ -146,25 +183,65 @@ def load_store(folder: str | Path) -> SeriesStore:
         ArtifactError: If a file is missing or changed, or the channels differ from this version's.
     """
     folder = Path(folder)
-    index = _read_index(folder)
-    categories = np.full((len(index["item_ids"]), len(names.STATIC_CATEGORIES)), None, dtype=object)
-    categories[:] = index["static_categories"]
+    index = _read_index(folder, check_rows)
     elasticity = folder / ELASTICITY_FILE
-    return SeriesStore(
+    store = SeriesStore(
         values=np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False),
         timestamps=np.load(folder / "timestamps.npy", mmap_mode="r", allow_pickle=False),
         offsets=np.load(folder / "offsets.npy", allow_pickle=False),
         item_ids=tuple(index["item_ids"]),
-        static_categories=categories,
+        static_categories=_decode_categories(
+            np.load(folder / "static_codes.npy", allow_pickle=False), index["static_vocabularies"]
+        ),
         static_reals=np.load(folder / "static_reals.npy", allow_pickle=False),
         frequency=Frequency.parse(index["frequency"]),
         name=index["name"],
         fingerprint=index["fingerprint"],
         elasticity=np.load(elasticity, mmap_mode="r", allow_pickle=False) if elasticity.is_file() else None,
     )
+    object.__setattr__(store, "_saved_marks", np.load(folder / "marks.npy", mmap_mode="r", allow_pickle=False))
+    vars(store)["item_keys"] = np.load(folder / "item_keys.npy", allow_pickle=False)
+    return store
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
+def hash_item_id(item_id: str) -> int:
+    """64-bit hash of an item id that is the same in every process.
+
+    Args:
+        item_id (`str`): Item.
+
+    Returns:
+        `int`: 0 .. 2**64 - 1.
+    """
+    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "little")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path (`Path`): File.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_last(path: Path, text: str) -> None:
+    """Writes the file that declares a folder complete: it is there as a whole or not at all.
+
+    Args:
+        path (`Path`): File.
+        text (`str`): Content.
+    """
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _read_index(folder: Path, check_rows: bool) -> dict[str, Any]:
     if not (folder / MANIFEST_FILE).is_file():
         raise ArtifactError(f"{str(folder)!r} holds no complete store: {MANIFEST_FILE} is missing; use save_store")
     manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -176,7 +253,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     # An elasticity file that the manifest does not know is refused as well.
     listed = {*ARRAY_FILES, INDEX_FILE, *manifest["sha256"]} | {path.name for path in folder.glob(ELASTICITY_FILE)}
     for file in sorted(listed):
-        if not (folder / file).is_file() or _hash_file(folder / file) != manifest["sha256"].get(file):
+        if not _is_unchanged(folder / file, manifest, check_rows or file not in (*ROW_FILES, ELASTICITY_FILE)):
             raise ArtifactError(f"file {file} of the store in {str(folder)!r} is missing or changed; write it again")
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     found = (tuple(index["channels"]), tuple(index["static_category_names"]))
@@ -185,6 +262,41 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"the store in {str(folder)!r} was written with other channels; write it again from its panel"
         )
     return index
+
+
+def _is_unchanged(path: Path, manifest: dict[str, Any], check_hash: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != manifest["bytes"].get(path.name):
+        return False
+    return not check_hash or hash_file(path) == manifest["sha256"].get(path.name)
+
+
+def _mark_rows(values: np.ndarray) -> np.ndarray:
+    flag = np.asarray(values[:, names.CHANNEL_INDEX[names.PRICE_IS_INTERVENTION]])
+    marks = np.where(np.isnan(values[:, names.CHANNEL_INDEX[names.UNITS]]), 0, UNITS_ARE_OBSERVED).astype(np.uint8)
+    marks[~np.isnan(flag)] |= ORIGIN_IS_KNOWN
+    marks[flag == 1] |= IS_INTERVENTION
+    return marks
+
+
+def _encode_categories(categories: np.ndarray) -> tuple[np.ndarray, list[list[str]]]:
+    """Places in the sorted distinct values of each slot, int32, -1 = missing: `(items, slots)`, and those values."""
+    codes = np.full(categories.shape, -1, dtype=np.int32)
+    vocabularies = []
+    for slot, texts in enumerate(categories.T):
+        places, distinct = pd.factorize(texts)
+        order = np.argsort(distinct) if len(distinct) else np.empty(0, dtype=np.int64)
+        rank = np.empty(len(distinct) + 1, dtype=np.int32)
+        rank[order], rank[-1] = np.arange(len(distinct)), -1  # the last place is what -1 points to
+        codes[:, slot] = rank[places]
+        vocabularies.append([str(text) for text in distinct[order]])
+    return codes, vocabularies
+
+
+def _decode_categories(codes: np.ndarray, vocabularies: list[list[str]]) -> np.ndarray:
+    categories = np.empty(codes.shape, dtype=object)
+    for slot, texts in enumerate(vocabularies):
+        categories[:, slot] = np.array([*texts, None], dtype=object)[codes[:, slot]]
+    return categories
 
 
 def _channel_columns(panel: Panel) -> dict[str, str]:
@@ -197,8 +309,3 @@ def _channel_columns(panel: Panel) -> dict[str, str]:
     for channels, sources in slots:
         columns |= dict(zip(channels, sources, strict=False))
     return {channel: column for channel, column in columns.items() if column in panel.frame}
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Cuts windows around forecast origins out of a store."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
@@ -10,6 +9,7 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.errors import PanelError
 from pricing_fm.panel.store import SeriesStore
+from pricing_fm.panel.store import hash_item_id as hash_item_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,41 +86,109 @@ def read_windows(
     Raises:
         PanelError: If an item or origin does not exist.
     """
-    items, origins = np.asarray(item_indices, dtype=np.int64), np.asarray(origins, dtype=np.int64)
-    if items.size and (items.min() < 0 or items.max() >= len(store.item_ids) or origins.min() < 0):
-        raise PanelError(f"windows ask for an item outside 0..{len(store.item_ids) - 1} or for a negative origin")
-    starts = store.offsets[items]
-    history = context_length if history_lengths is None else np.minimum(history_lengths, context_length)
-    first = np.maximum(origins - history, 0)
-    last = np.maximum(np.minimum(origins + prediction_length, store.lengths[items]), first)
-    place = first - origins + context_length
-    window = np.full((len(items), context_length + prediction_length, len(names.CHANNELS)), np.nan, dtype=np.float32)
-    _copy_rows(store.values, window, place, starts + first, last - first)
-    elasticity = np.full((len(items), prediction_length), np.nan, dtype=np.float32)
-    if store.elasticity is not None:
-        known = np.maximum(np.minimum(prediction_length, store.lengths[items] - origins), 0)
-        _copy_rows(store.elasticity, elasticity, np.zeros_like(origins), starts + origins, known)
-    steps = np.arange(-context_length, prediction_length) + origins[:, None]
-    stamps = store.frequency.step(np.asarray(store.timestamps[starts])[:, None], steps)
-    ids = tuple(store.item_ids[item] for item in items.tolist())
-    return RawWindows(
-        past=window[:, :context_length],
-        past_timestamps=stamps[:, :context_length],
-        future=window[:, context_length:],
-        future_timestamps=stamps[:, context_length:],
-        static_categories=store.static_categories[items],
-        static_reals=store.static_reals[items],
-        item_ids=ids,
-        item_keys=np.array([hash_item_id(item_id) for item_id in ids], dtype=np.uint64),
-        future_elasticity=elasticity,
-    )
+    items = np.asarray(item_indices, dtype=np.int64)
+    block = WindowBlock(len(items), context_length, prediction_length)
+    block.fill(store, slice(None), items, np.asarray(origins, dtype=np.int64), history_lengths)
+    return block.windows()
 
 
-def _copy_rows(values: np.ndarray, window: np.ndarray, place: np.ndarray, first: np.ndarray, count: np.ndarray) -> None:
+class WindowBlock:
+    """A batch that stores write their windows into, each at places of its own.
+
+    The sampler mixes many stores in one batch; each window is written once, where it belongs.
+
+    Args:
+        batch_size (`int`): Windows B.
+        context_length (`int`): Past steps T.
+        prediction_length (`int`): Future steps H.
+    """
+
+    def __init__(self, batch_size: int, context_length: int, prediction_length: int) -> None:
+        self._context_length = context_length
+        self._values = np.empty((batch_size, context_length + prediction_length, len(names.CHANNELS)), np.float32)
+        self._timestamps = np.empty(self._values.shape[:2], dtype="datetime64[s]")
+        self._elasticity = np.empty((batch_size, prediction_length), dtype=np.float32)
+        self._categories = np.empty((batch_size, len(names.STATIC_CATEGORIES)), dtype=object)
+        self._reals = np.empty((batch_size, names.MAX_STATIC_REALS), dtype=np.float32)
+        self._item_ids = np.empty(batch_size, dtype=object)
+        self._item_keys = np.empty(batch_size, dtype=np.uint64)
+        self._steps = np.arange(-context_length, prediction_length)
+
+    def fill(
+        self,
+        store: SeriesStore,
+        places: np.ndarray | slice,
+        items: np.ndarray,
+        origins: np.ndarray,
+        history_lengths: np.ndarray | None = None,
+    ) -> None:
+        """Writes one window of a store to each place; arguments as in `read_windows`.
+
+        Args:
+            store (`SeriesStore`): Series.
+            places (`np.ndarray`, int64, shape `(n,)`, or `slice`): Rows of the batch.
+            items (`np.ndarray`, int64, shape `(n,)`): Places in `store.item_ids`.
+            origins (`np.ndarray`, int64, shape `(n,)`): Row inside the item of the first future step.
+            history_lengths (`np.ndarray`, int64, shape `(n,)`, *optional*): Visible past steps.
+
+        Raises:
+            PanelError: If an item or origin does not exist.
+        """
+        if items.size and (items.min() < 0 or items.max() >= len(store.item_ids) or origins.min() < 0):
+            raise PanelError(f"windows ask for an item outside 0..{len(store.item_ids) - 1} or for a negative origin")
+        starts = store.offsets[items]
+        ends = store.offsets[items + 1] - starts
+        context, ahead = self._context_length, self._elasticity.shape[1]
+        history = context if history_lengths is None else np.minimum(history_lengths, context)
+        first = np.maximum(origins - history, 0)
+        last = np.maximum(np.minimum(origins + ahead, ends), first)
+        rows = np.arange(len(self._values))[places]
+        _copy_rows(store.values, self._values, rows, first - origins + context, starts + first, last - first)
+        self._elasticity[places] = np.nan
+        if store.elasticity is not None:
+            known = np.maximum(np.minimum(ahead, ends - origins), 0)
+            _copy_rows(store.elasticity, self._elasticity, rows, np.zeros_like(origins), starts + origins, known)
+        first_stamps = np.asarray(store.timestamps[starts])
+        self._timestamps[places] = store.frequency.step(first_stamps[:, None], origins[:, None] + self._steps)
+        self._categories[places] = store.static_categories[items]
+        self._reals[places] = store.static_reals[items]
+        self._item_ids[places] = [store.item_ids[item] for item in items.tolist()]
+        self._item_keys[places] = store.item_keys[items]
+
+    def windows(self) -> RawWindows:
+        """The batch, once every place is filled.
+
+        Returns:
+            `RawWindows`: Views of the block.
+        """
+        context = self._context_length
+        return RawWindows(
+            past=self._values[:, :context],
+            past_timestamps=self._timestamps[:, :context],
+            future=self._values[:, context:],
+            future_timestamps=self._timestamps[:, context:],
+            static_categories=self._categories,
+            static_reals=self._reals,
+            item_ids=tuple(self._item_ids),
+            item_keys=self._item_keys,
+            future_elasticity=self._elasticity,
+        )
+
+
+def _copy_rows(
+    source: np.ndarray, target: np.ndarray, rows: np.ndarray, place: np.ndarray, first: np.ndarray, count: np.ndarray
+) -> None:
+    """Copies `source[first : first + count]` to `target[row, place : place + count]`, NaN around it."""
+    source = np.asarray(source)  # slices of a memory map cost three times as much
+    length = target.shape[1]
     # One contiguous copy per window beats gathering single rows.
-    blocks = zip(place.tolist(), first.tolist(), count.tolist(), strict=True)
-    for target, (at, row, size) in zip(window, blocks, strict=True):
-        target[at : at + size] = values[row : row + size]
+    blocks = zip(rows.tolist(), place.tolist(), first.tolist(), count.tolist(), strict=True)
+    for row, at, begin, size in blocks:
+        window = target[row]
+        if size < length:
+            window[:at] = np.nan
+            window[at + size :] = np.nan
+        window[at : at + size] = source[begin : begin + size]
 
 
 def concatenate_windows(parts: Sequence[RawWindows]) -> RawWindows:
@@ -167,15 +235,3 @@ def origins_at(store: SeriesStore, timestamp: pd.Timestamp | str) -> tuple[np.nd
     origins = number - numbers
     items = np.flatnonzero(origins > 0)
     return items, origins[items]
-
-
-def hash_item_id(item_id: str) -> int:
-    """64-bit hash of an item id that is the same in every process.
-
-    Args:
-        item_id (`str`): Item.
-
-    Returns:
-        `int`: 0 .. 2**64 - 1.
-    """
-    return int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "little")
