@@ -8,10 +8,16 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from pricing_fm.markets.oracles.checks import check_integer, check_number, check_numbers
-from pricing_fm.markets.oracles.distributions import compute_poisson_limited_mean
+from pricing_fm.markets.oracles.checks import answers_in_floating_point, check_integer, check_number, check_numbers
+from pricing_fm.markets.oracles.distributions import (
+    LARGEST_COUNT,
+    compute_poisson_limited_mean,
+    compute_poisson_log_point,
+    count_terms,
+)
 
 
+@answers_in_floating_point()
 def censored_poisson_sales(rate: float, stock: int) -> dict[str, float]:
     """Mean sales and chance of unmet demand when Poisson demand meets a stock.
 
@@ -33,6 +39,7 @@ def censored_poisson_sales(rate: float, stock: int) -> dict[str, float]:
     }
 
 
+@answers_in_floating_point()
 def censored_poisson_rate(sales: Sequence[float], stock: Sequence[float]) -> dict[str, float]:
     """Maximum-likelihood rate of Poisson demand from sales that stock may have cut off.
 
@@ -50,8 +57,8 @@ def censored_poisson_rate(sales: Sequence[float], stock: Sequence[float]) -> dic
         ValueError: If lengths differ, a number is not whole, sales exceed stock, no period had stock, or every period
             with stock sold out (the likelihood then rises for ever).
     """
-    sold = check_numbers("sales", sales, least=0)
-    held = check_numbers("stock", stock, least=0, length=len(sold))
+    sold = check_numbers("sales", sales, least=0, most=LARGEST_COUNT)
+    held = check_numbers("stock", stock, least=0, length=len(sold), most=LARGEST_COUNT)
     for name, values in (("sales", sold), ("stock", held)):
         for i in np.flatnonzero(values != np.round(values)):
             raise ValueError(f"{name}[{i}] is {values[i]:g}; it must be a whole number")
@@ -64,15 +71,13 @@ def censored_poisson_rate(sales: Sequence[float], stock: Sequence[float]) -> dic
     seen = sold[informative & ~censored]
     if len(seen) == 0:
         raise ValueError("sales equal stock in every period with stock; at least one of these must not have sold out")
-    limits = held[censored]
-    if seen.sum() == 0 and len(limits) == 0:
+    cuts, repeats = np.unique(held[censored], return_counts=True)
+    if seen.sum() == 0 and len(cuts) == 0:
         return {"rate": 0.0}
 
     def score(rate: float) -> float:
         """Derivative of the log likelihood; falls in the rate."""
-        # d log P(D >= s) / d rate = P(D = s - 1) / P(D >= s), in logs against underflow.
-        log_point = special.xlogy(limits - 1, rate) - rate - special.gammaln(limits)
-        return float(seen.sum() / rate - len(seen) + np.exp(log_point - _log_tail(limits, rate)).sum())
+        return float(seen.sum() / rate - len(seen) + (repeats * _compute_hazards(cuts, rate)).sum())
 
     low, high = 1e-6, float(sold.max()) + 1.0
     while score(low) < 0:
@@ -82,6 +87,7 @@ def censored_poisson_rate(sales: Sequence[float], stock: Sequence[float]) -> dic
     return {"rate": float(brentq(score, low, high, xtol=1e-14, rtol=1e-14))}
 
 
+@answers_in_floating_point()
 def bandit_value(
     actions: Sequence[int],
     rewards: Sequence[float],
@@ -122,9 +128,14 @@ def bandit_value(
     }
 
 
-def _log_tail(counts: np.ndarray, rate: float) -> np.ndarray:
-    """Log of P(D >= count); the leading term of the series where the probability underflows."""
+def _compute_hazards(counts: np.ndarray, rate: float) -> np.ndarray:
+    """Derivative of log P(D >= count) by the rate, P(D = count - 1) / P(D >= count), for counts >= 1."""
     tail = special.pdtrc(counts - 1, rate)
-    leading = counts * np.log(rate) - rate - special.gammaln(counts + 1.0) - np.log1p(-rate / (counts + 1.0 + rate))
-    with np.errstate(divide="ignore"):
-        return np.where(tail > 1e-290, np.log(tail), leading)
+    visible = tail > 1e-290
+    points = np.exp(compute_poisson_log_point(counts - 1, rate))
+    hazards = np.divide(points, tail, out=np.zeros_like(tail), where=visible)
+    for i in np.flatnonzero(~visible):
+        # So far above the rate that the chance underflows: its ratio to P(D = count) is a short sum.
+        ratios = rate / (counts[i] + np.arange(1.0, count_terms(counts[i])))
+        hazards[i] = counts[i] / rate / (1.0 + np.cumprod(ratios).sum())
+    return hazards

@@ -8,23 +8,32 @@ from typing import Any
 
 import numpy as np
 from scipy import special
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pricing_fm.markets.oracles.checks import (
-    check_demand,
+    answers_in_floating_point,
     check_integer,
     check_matrix,
     check_number,
     check_numbers,
+    check_steps,
 )
 from pricing_fm.markets.oracles.distributions import (
-    DEMAND_FIELDS,
+    LARGEST_COUNT,
+    check_season_demand,
     compute_normal_density,
+    compute_normal_quantile,
     compute_poisson_limited_mean,
+    compute_poisson_log_point,
+    compute_poisson_loss,
     compute_poisson_quantile,
+    count_terms,
 )
 
+_LARGEST_SCARCE_STOCK = 10**12  # below what could be sold; its value is a sum over the square root
 
+
+@answers_in_floating_point()
 def newsvendor(price: float, cost: float, salvage: float, demand: Mapping[str, Any]) -> dict[str, float]:
     """Order quantity for one season: demand stays below it with probability (price - cost) / (price - salvage).
 
@@ -43,23 +52,25 @@ def newsvendor(price: float, cost: float, salvage: float, demand: Mapping[str, A
     cost = check_number("cost", cost, least=0)
     price = check_number("price", price, above=cost)
     salvage = check_number("salvage", salvage, below=cost)
-    kind = check_demand(demand, DEMAND_FIELDS)
-    mean = check_number("demand['mean']", demand["mean"], least=0)
-    fractile = (price - cost) / (price - salvage)
+    kind, mean, std = check_season_demand(demand)
+    under, over = price - cost, cost - salvage
     if kind == "poisson":
-        quantity = float(compute_poisson_quantile(fractile, mean))
-        sold = float(compute_poisson_limited_mean(mean, int(quantity)))
-    else:
-        std = check_number("demand['std']", demand["std"], least=0)
-        quantity = max(mean + std * float(special.ndtri(fractile)), 0.0)
-        z = (quantity - mean) / std if std > 0 else 0.0
-        # E[min(D, q)] of a normal demand.
-        left = std * (z * float(special.ndtr(z)) + compute_normal_density(z)) if std > 0 else 0.0
-        sold = quantity - left
-    profit = (price - salvage) * sold - (cost - salvage) * quantity
-    return {"quantity": quantity, "profit": profit, "critical_fractile": fractile}
+        stock = compute_poisson_quantile(under, over, mean)
+        short, left = compute_poisson_loss(mean, stock)
+        sold = stock - left if stock < mean else mean - short
+        profit = under * sold - over * left
+        return {"quantity": float(stock), "profit": profit, "critical_fractile": under / (price - salvage)}
+    z = compute_normal_quantile(under, over)
+    quantity = mean + std * z
+    # At the quantile E[min(D, q)] and E[max(q - D, 0)] put together leave the density alone.
+    profit = under * mean - (price - salvage) * std * compute_normal_density(z)
+    if quantity < 0.0:
+        quantity, z = 0.0, -mean / std
+        profit = -(price - salvage) * std * (z * float(special.ndtr(z)) + compute_normal_density(z))
+    return {"quantity": quantity, "profit": profit, "critical_fractile": under / (price - salvage)}
 
 
+@answers_in_floating_point()
 def base_stock(mean_demand: float, lead_time: float, backorder_cost: float, holding_cost: float) -> dict[str, float]:
     """Order-up-to level under periodic review with Poisson demand and full backlogging.
 
@@ -81,11 +92,14 @@ def base_stock(mean_demand: float, lead_time: float, backorder_cost: float, hold
     mean = check_number("mean_demand", mean_demand, least=0) * (check_number("lead_time", lead_time, least=0) + 1.0)
     backorder = check_number("backorder_cost", backorder_cost, least=0)
     holding = check_number("holding_cost", holding_cost, above=0)
-    level = compute_poisson_quantile(backorder / (backorder + holding), mean)
-    filled = float(compute_poisson_limited_mean(mean, level))
-    return {"level": float(level), "cost": holding * (level - filled) + backorder * (mean - filled)}
+    if mean > LARGEST_COUNT:
+        raise ValueError(f"mean_demand x (lead_time + 1) is {mean:g}; it must be at most {LARGEST_COUNT:g}")
+    level = compute_poisson_quantile(backorder, holding, mean)
+    short, left = compute_poisson_loss(mean, level)
+    return {"level": float(level), "cost": holding * left + backorder * short}
 
 
+@answers_in_floating_point("price", "fixed_price")
 def gallego_van_ryzin(scale: float, rate: float, inventory: int, horizon: float) -> dict[str, float]:
     """Perishable stock sold by Poisson demand of intensity scale x exp(-rate p): the exact continuous-time policy.
 
@@ -119,22 +133,19 @@ def gallego_van_ryzin(scale: float, rate: float, inventory: int, horizon: float)
     if free_sales == 0.0:
         nothing = {"value": 0.0, "fluid_bound": 0.0, "fixed_price_value": 0.0}
         return {**nothing, "price": 1.0 / rate, "fixed_price": 1.0 / rate}
-    counts = np.arange(stock + 1)
-    terms = counts * math.log(free_sales) - special.gammaln(counts + 1.0)
-    log_sum = float(special.logsumexp(terms))
-    # Value with one unit less differs by the last term alone.
-    marginal = -math.log1p(-math.exp(terms[-1] - log_sum)) / rate
+    log_sum, marginal = _sum_poisson_terms(free_sales, stock)
     fixed_price = (1.0 + max(math.log(free_sales / stock), 0.0)) / rate
+    sales = min(free_sales, stock)
     return {
         "value": log_sum / rate,
-        "price": marginal + 1.0 / rate,
-        "fluid_bound": min(free_sales, stock) * fixed_price,
+        "price": (marginal + 1.0) / rate,
+        "fluid_bound": sales * fixed_price,
         "fixed_price": fixed_price,
-        "fixed_price_value": fixed_price
-        * float(compute_poisson_limited_mean(scale * horizon * math.exp(-rate * fixed_price), stock)),
+        "fixed_price_value": fixed_price * float(compute_poisson_limited_mean(sales, stock)),
     }
 
 
+@answers_in_floating_point()
 def uniform_valuation_dynamic_program(arrival_probability: float, inventory: int, periods: int) -> dict[str, Any]:
     """At most one arrival a period, valuation uniform on [0, 1]: exact dynamic program.
 
@@ -154,6 +165,7 @@ def uniform_valuation_dynamic_program(arrival_probability: float, inventory: int
     arrival = check_number("arrival_probability", arrival_probability, least=0, most=1)
     stock = check_integer("inventory", inventory)
     periods = check_integer("periods", periods, least=1)
+    check_steps(periods, stock, "inventory")
     values = np.zeros(stock + 1)
     prices = np.zeros(stock)
     for _ in range(periods):
@@ -163,6 +175,7 @@ def uniform_valuation_dynamic_program(arrival_probability: float, inventory: int
     return {"values": values[1:].tolist(), "first_prices": prices.tolist()}
 
 
+@answers_in_floating_point()
 def markdown_plan(price_ladder: Sequence[float], demand: Sequence[Sequence[float]], inventory: float) -> dict[str, Any]:
     """One rung of a price ladder per period, total demand within the inventory.
 
@@ -186,16 +199,13 @@ def markdown_plan(price_ladder: Sequence[float], demand: Sequence[Sequence[float
     if least > stock * (1 + 1e-12):
         raise ValueError(f"inventory is {stock:g}; the rungs of least demand already sell {least:g}, so no plan fits")
     revenue = ladder * units
-    periods, rungs = units.shape
-    one_per_period = np.kron(np.eye(periods), np.ones(rungs))
-    relaxed = linprog(
-        -revenue.ravel(), units.reshape(1, -1), [max(stock, least)], one_per_period, np.ones(periods), method="highs"
-    )
-    plan = _plan_ladder(revenue, units, stock, -float(relaxed.fun))
-    value = float(revenue[np.arange(periods), plan].sum())
-    return {"relaxed_value": -float(relaxed.fun), "ladder_value": value, "ladder_prices": ladder[plan].tolist()}
+    value = _relax_ladder(revenue, units, max(stock, least))
+    plan = _plan_ladder(revenue, units, max(stock, least), value)
+    pure = float(revenue[np.arange(len(plan)), plan].sum())
+    return {"relaxed_value": value, "ladder_value": pure, "ladder_prices": ladder[plan].tolist()}
 
 
+@answers_in_floating_point()
 def reference_price_policy(
     intercept: float,
     slope: float,
@@ -236,24 +246,72 @@ def reference_price_policy(
     beta = check_number("discount", discount, least=0, below=1)
     c = check_number("cost", cost, least=0)
     r = check_number("initial_reference", initial_reference, least=0)
-    h, n = b + g, 1.0 - m
-    # V(r) = A r**2 + B r + C with 4 beta n**2 A**2 - 4 k A + g**2 = 0.
-    k = (1.0 - beta * m**2) * h - g * beta * m * n
-    quadratic = g**2 / (2.0 * (k + math.sqrt(max(k**2 - beta * n**2 * g**2, 0.0))))
+    if b * c > a:
+        raise ValueError(f"cost is {c:g}; it must be at most intercept / slope, {a / b:g}, where the last demand goes")
+    # At rest the marginal revenue over all later periods is the marginal cost.
+    memory_slope = b + g * (1.0 - beta) / (1.0 - beta * m)
+    margin = (a - b * c) / (b + memory_slope)
+    steady, sales = (a + memory_slope * c) / (b + memory_slope), memory_slope * margin
+    # V(r) = A r**2 + B r + C with 4 beta n**2 A**2 - 4 k A + g**2 = 0; the root of k**2 - beta n**2 g**2 in factors.
+    h, n, root = b + g, 1.0 - m, math.sqrt(beta)
+    shrink = (1.0 - beta) / (1.0 + root)
+    low = (1.0 - beta * m**2) * b + g * shrink * (1.0 + root * m)
+    high = (1.0 - beta * m**2) * b + g * (1.0 + root) * (1.0 - root * m)
+    k, middle = (low + high) / 2.0, math.sqrt(low) * math.sqrt(high)
+    quadratic = g**2 / (2.0 * (k + middle))
     curvature = h - beta * quadratic * n**2
-    s = g + 2.0 * beta * quadratic * m * n
-    # B = q s / (2 curvature) - c g + beta m B with q = a + c h + beta n B.
-    policy_slope = s / (2.0 * curvature)
-    linear = (policy_slope * (a + c * h) - c * g) / (1.0 - beta * m - beta * n * policy_slope)
-    q = a + c * h + beta * n * linear
-    constant = (q**2 / (4.0 * curvature) - c * a) / (1.0 - beta)
-    policy_intercept = q / (2.0 * curvature)
+    policy_slope = (g + 2.0 * beta * quadratic * m * n) / (2.0 * curvature)
+    # 1 - policy_slope without cancellation.
+    rest = (2.0 * b + g * (low + n * g * root * shrink + middle) / (k + middle)) / (2.0 * curvature)
+    away = r - steady
+    first_sales = sales + (g - h * policy_slope) * away
+    if first_sales < -1e-9 * (a + h * policy_slope * abs(away)):
+        raise ValueError(
+            f"initial_reference is {r:g}; the first period's demand would be {first_sales:.6g}, but must be at least 0"
+        )
     return {
-        "steady_price": policy_intercept / (1.0 - policy_slope),
-        "policy_intercept": policy_intercept,
+        "steady_price": steady,
+        "policy_intercept": steady * rest,
         "policy_slope": policy_slope,
-        "value": quadratic * r**2 + linear * r + constant,
+        # Around the price at rest, where the value is known and its slope is g x margin for every period remembered.
+        "value": margin * sales / (1.0 - beta) + away * (g * margin / (1.0 - beta * m) + quadratic * away),
     }
+
+
+def _sum_poisson_terms(mean: float, stock: int) -> tuple[float, float]:
+    """Log of the sum over i up to the stock of mean ** i / i!, and what it gains by the last term."""
+    if stock >= mean:
+        # exp(mean) x P(D <= stock)
+        tail = float(special.pdtrc(stock, mean))
+        last = math.exp(float(compute_poisson_log_point(stock, mean))) / (1.0 - tail)
+        return mean + math.log1p(-tail), -math.log1p(-last)
+    if stock > _LARGEST_SCARCE_STOCK:
+        raise ValueError(
+            f"inventory is {stock}; it must be at most {_LARGEST_SCARCE_STOCK:g}, or above scale x horizon / e, {mean:g}"
+        )
+    # The last term is the largest: the others are counted down from it.
+    others = float(np.cumprod((stock - np.arange(min(count_terms(stock), stock))) / mean).sum())
+    last_term = stock * math.log(mean / stock) + (stock * math.log(stock) - float(special.gammaln(stock + 1.0)))
+    return last_term + math.log1p(others), math.log1p(others) - math.log(others)
+
+
+def _relax_ladder(revenue: np.ndarray, units: np.ndarray, stock: float) -> float:
+    """Value of the best plan that may mix rungs within a period: steps of the upper hulls, best gain per unit first."""
+    value, left, steps = 0.0, stock, []
+    for earned, sold in zip(revenue.tolist(), units.tolist()):
+        at, have = min(zip(sold, (-e for e in earned)))
+        value, left, have = value - have, left - at, -have
+        while True:
+            gains = [((e - have) / (s - at), s, e) for e, s in zip(earned, sold) if s > at and e > have]
+            if not gains:
+                break
+            per_unit, sold_then, earned_then = max(gains)
+            steps.append((per_unit, sold_then - at))
+            at, have = sold_then, earned_then
+    for per_unit, amount in sorted(steps, reverse=True):
+        taken = min(amount, max(left, 0.0))
+        value, left = value + per_unit * taken, left - taken
+    return value
 
 
 def _plan_ladder(revenue: np.ndarray, units: np.ndarray, stock: float, relaxed_value: float) -> np.ndarray:
@@ -264,19 +322,25 @@ def _plan_ladder(revenue: np.ndarray, units: np.ndarray, stock: float, relaxed_v
     first = np.arange(rungs)[:, None] > np.arange(rungs)
     same = (units[:, :, None] == units[:, None]) & (revenue[:, :, None] == revenue[:, None])
     dominated = (no_less & no_more & (~same | first)).any(axis=2)
+    # A rung that does not fit beside the least of all other periods is never taken.
+    lowest = units.min(axis=1, keepdims=True)
+    banned = (dominated | (units - lowest > stock * (1.0 + 1e-12) - lowest.sum())).ravel()
     # Stock and value are brought to 10,000, so that the solver's absolute tolerance of 1e-6 is 1e-10 of them.
-    weight = units.ravel() * (1e4 / stock if stock > 0 else 1.0)
+    stock = min(stock, float(units.max(axis=1).sum()))
+    weight = np.where(banned, 0.0, units.ravel()) * (1e4 / stock if stock > 0 else 1.0)
     one_per_period = LinearConstraint(np.kron(np.eye(periods), np.ones(rungs)), 1.0, 1.0)
     limit = 1e4 if stock > 0 else 0.0
-    gain = revenue.ravel() * (1e4 / relaxed_value if relaxed_value > 0 else 1.0)
+    gain = np.where(banned, 0.0, revenue.ravel()) * (1e4 / relaxed_value if relaxed_value > 0 else 1.0)
     while True:
         solution = milp(
             -gain,
             constraints=[one_per_period, LinearConstraint(weight[None], -np.inf, limit)],
             integrality=np.ones(units.size),
-            bounds=Bounds(0.0, np.where(dominated.ravel(), 0.0, 1.0)),
+            bounds=Bounds(0.0, np.where(banned, 0.0, 1.0)),
             options={"mip_rel_gap": 0.0},
         )
+        if solution.status != 0:
+            raise ValueError(f"demand and inventory have no plan that the solver finds: {solution.message}")
         plan = solution.x.reshape(units.shape).argmax(axis=1)
         excess = float(units[np.arange(periods), plan].sum()) - stock
         if excess <= 1e-12 * stock:

@@ -10,7 +10,13 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from pricing_fm.markets.oracles.checks import check_demand, check_number, check_numbers
+from pricing_fm.markets.oracles.checks import (
+    answers_in_floating_point,
+    check_demand,
+    check_number,
+    check_numbers,
+    show,
+)
 
 _DEMAND_FIELDS = {
     "linear": ("intercept", "slope"),
@@ -20,6 +26,7 @@ _DEMAND_FIELDS = {
 }
 
 
+@answers_in_floating_point()
 def monopoly_price(
     demand: Mapping[str, Any], cost: float, price_bounds: Sequence[float] | None = None
 ) -> dict[str, float]:
@@ -48,25 +55,24 @@ def monopoly_price(
         field: check_number(f"demand[{field!r}]", demand[field], **({} if field == "utility" else {"above": 0.0}))
         for field in _DEMAND_FIELDS[kind]
     }
-    if kind == "linear":
-        a, b = numbers["intercept"], numbers["slope"]
-        price = _clip((a / b + cost) / 2.0, low, high)
-        quantity = max(a - b * price, 0.0)
-    elif kind == "constant_elasticity":
-        price = _constant_elasticity_price(numbers["elasticity"], cost, low, high)
-        quantity = numbers["scale"] * price ** -numbers["elasticity"]
-    elif kind == "exponential":
-        price = _clip(cost + 1.0 / numbers["rate"], low, high)
-        quantity = numbers["scale"] * math.exp(-numbers["rate"] * price)
-    else:
-        u, b = numbers["utility"], numbers["price_sensitivity"]
-        size = check_number("demand['market_size']", demand.get("market_size", 1.0), above=0)
-        # wrightomega(z) is Lambert's W of exp(z), without the overflow.
-        price = _clip(cost + (1.0 + float(special.wrightomega(u - b * cost - 1.0))) / b, low, high)
-        quantity = size * float(special.expit(u - b * price))
-    return {"price": price, "quantity": quantity, "profit": (price - cost) * quantity}
+    free, markup, sold = _free_price(kind, numbers, cost, high)
+    price = _clip(free, low, high)
+    if kind == "constant_elasticity" and price == 0.0:
+        if high == 0.0:
+            raise ValueError("price_bounds is [0, 0]; demand of constant elasticity has no limit at price 0")
+        raise ValueError(
+            f"cost is {cost}; without a cost, profit rises as the price falls to zero. Give a positive cost or a"
+            " positive lowest price in price_bounds"
+        )
+    if price != free:
+        markup, sold = price - cost, _quantity(kind, numbers, price)
+    quantity = sold
+    if kind == "logit":
+        quantity *= check_number("demand['market_size']", demand.get("market_size", 1.0), above=0)
+    return {"price": price, "quantity": quantity, "profit": markup * quantity}
 
 
+@answers_in_floating_point()
 def loan_rate(
     utility: float,
     rate_sensitivity: float,
@@ -101,32 +107,35 @@ def loan_rate(
     loss = check_number("loss_given_default", loss_given_default, least=0, most=1)
     funds = check_number("cost_of_funds", cost_of_funds, least=0)
 
-    # Margin per accepted loan: -d1 r**2 + linear r - fixed.
-    linear, fixed = 1.0 - d0 - d1 * loss, d0 * loss + funds
-    break_even, ceiling = _find_profitable_rates(linear, d1, fixed)
+    # Margin per accepted loan: -d1 r**2 + linear r - fixed, or (root - d1 x) x at the distance x from break-even.
+    break_even, root = _find_break_even(1.0 - d0 - d1 * loss, d1, d0 * loss + funds)
+    # Without a slope the best x has a closed form; a slope lowers it, and the margin peaks at root / (2 d1).
+    top = (1.0 + float(special.wrightomega(u - s * break_even - 1.0))) / s
+    if d1 > 0.0:
+        top = min(top, root / (2.0 * d1))
 
-    def margin(rate: float) -> float:
-        return (linear - d1 * rate) * rate - fixed
+    def slope(part: float) -> float:
+        """Sign of minus the derivative of log profit, by the part of `top`."""
+        x = part * top
+        return s * float(special.expit(s * (break_even + x) - u)) * (root - d1 * x) * x - (root - 2.0 * d1 * x)
 
-    def slope(rate: float) -> float:
-        """Sign of minus the derivative of log profit."""
-        return s * float(special.expit(s * rate - u)) * margin(rate) - (linear - 2.0 * d1 * rate)
-
-    high = ceiling
-    if math.isinf(ceiling):
-        high = break_even + 1.0 / s
-        while slope(high) < 0:
-            high += high - break_even
-    rate = float(brentq(slope, break_even, high, xtol=1e-16, rtol=1e-15))
-    acceptance = float(special.expit(u - s * rate))
+    part = 1.0
+    if d1 > 0.0 and slope(1.0) > 0.0:
+        part = float(brentq(slope, 0.5, 1.0, xtol=1e-16, rtol=1e-15)) if slope(0.5) < 0.0 else 0.5
+    x = part * top
+    margin = (root - d1 * x) * x
+    # The first-order condition gives the refusals, which the logistic function loses where the utility is huge.
+    refused = (root - 2.0 * d1 * x) / (s * margin)
+    acceptance = 1.0 - refused if refused < 0.5 else float(special.expit(u - s * (break_even + x)))
     return {
-        "rate": rate,
+        "rate": break_even + x,
         "acceptance": acceptance,
-        "profit": acceptance * margin(rate),
+        "profit": acceptance * margin,
         "break_even_rate": break_even,
     }
 
 
+@answers_in_floating_point()
 def market_clearing_price(arrivals: float, max_valuation: float, supply: float) -> dict[str, float]:
     """Revenue-maximal price for riders with valuations uniform on [0, max_valuation] that the supply can serve.
 
@@ -150,6 +159,7 @@ def market_clearing_price(arrivals: float, max_valuation: float, supply: float) 
     return {"price": price, "quantity": quantity, "revenue": price * quantity}
 
 
+@answers_in_floating_point("price")
 def seasonal_clearance(scale: float, decay: float, rate: float, horizon: float, inventory: float) -> dict[str, float]:
     """One price for a season whose fluid demand fades as scale x exp(-decay t) x exp(-rate p).
 
@@ -176,10 +186,11 @@ def seasonal_clearance(scale: float, decay: float, rate: float, horizon: float, 
     potential = scale * (-math.expm1(-decay * horizon) / decay if decay > 0 else horizon)
     # Without a stock limit the price is 1 / rate; a higher one sells exactly the stock.
     price = max(1.0, math.log(potential / inventory) if potential > 0 else 1.0) / rate
-    sales = min(potential * math.exp(-rate * price), inventory)
+    sales = min(potential / math.e, inventory)
     return {"price": price, "sales": sales, "revenue": price * sales}
 
 
+@answers_in_floating_point()
 def durable_goods_prices(discount: float) -> dict[str, Any]:
     """Two prices of a durable good when buyers with valuations uniform on [0, 1] foresee the second one.
 
@@ -205,6 +216,7 @@ def durable_goods_prices(discount: float) -> dict[str, Any]:
     return {"prices": [first, second], "profit": profit}
 
 
+@answers_in_floating_point()
 def parity_constrained_prices(max_valuations: Sequence[float], parity: float) -> dict[str, Any]:
     """Prices of two groups when their gap may be at most (1 - parity) of the gap without a rule.
 
@@ -256,7 +268,7 @@ def _check_bounds(price_bounds: Sequence[float] | None) -> tuple[float, float]:
         return 0.0, math.inf
     low, high = check_numbers("price_bounds", price_bounds, least=0, length=2)
     if low > high:
-        raise ValueError(f"price_bounds is {list(price_bounds)}; the lowest price must not exceed the highest")
+        raise ValueError(f"price_bounds is {show(price_bounds)}; the lowest price must not exceed the highest")
     return float(low), float(high)
 
 
@@ -264,25 +276,44 @@ def _clip(price: float, low: float, high: float) -> float:
     return min(max(price, low), high)
 
 
-def _constant_elasticity_price(elasticity: float, cost: float, low: float, high: float) -> float:
-    if elasticity <= 1.0:
-        if math.isinf(high):
-            raise ValueError(
-                f"demand['elasticity'] is {elasticity}; at most 1 means that profit rises with price for ever."
-                " Give price_bounds or an elasticity above 1"
-            )
-        return high
-    price = _clip(cost * elasticity / (elasticity - 1.0), low, high)
-    if price <= 0.0:
+def _free_price(kind: str, numbers: Mapping[str, float], cost: float, high: float) -> tuple[float, float, float]:
+    """Best price without bounds, its markup and the quantity there (of logit: the share), free of cancellation."""
+    if kind == "linear":
+        a, b = numbers["intercept"], numbers["slope"]
+        return (a / b + cost) / 2.0, (a / b - cost) / 2.0, max(a - b * cost, 0.0) / 2.0
+    if kind == "exponential":
+        rate = numbers["rate"]
+        return cost + 1.0 / rate, 1.0 / rate, numbers["scale"] * math.exp(-rate * cost - 1.0)
+    if kind == "logit":
+        u, b = numbers["utility"], numbers["price_sensitivity"]
+        # wrightomega(z) is Lambert's W of exp(z), without the overflow; the odds of buying are W.
+        odds = float(special.wrightomega(u - b * cost - 1.0))
+        return cost + (1.0 + odds) / b, (1.0 + odds) / b, odds / (1.0 + odds)
+    elasticity = numbers["elasticity"]
+    if elasticity > 1.0:
+        price = cost * elasticity / (elasticity - 1.0)
+        return price, cost / (elasticity - 1.0), _quantity(kind, numbers, price) if price > 0.0 else math.inf
+    if math.isinf(high):
         raise ValueError(
-            f"cost is {cost}; without a cost, profit rises as the price falls to zero. Give a positive cost or a"
-            " positive lowest price in price_bounds"
+            f"demand['elasticity'] is {elasticity}; at most 1 means that profit rises with price for ever."
+            " Give price_bounds or an elasticity above 1"
         )
-    return price
+    return math.inf, math.inf, 0.0
 
 
-def _find_profitable_rates(linear: float, quadratic: float, fixed: float) -> tuple[float, float]:
-    """Lowest and highest rate (infinite if quadratic is 0) at which linear r - quadratic r**2 - fixed is zero."""
+def _quantity(kind: str, numbers: Mapping[str, float], price: float) -> float:
+    """Demand at a price (of logit: the share)."""
+    if kind == "linear":
+        return max(numbers["intercept"] - numbers["slope"] * price, 0.0)
+    if kind == "exponential":
+        return numbers["scale"] * math.exp(-numbers["rate"] * price)
+    if kind == "logit":
+        return float(special.expit(numbers["utility"] - numbers["price_sensitivity"] * price))
+    return numbers["scale"] * price ** -numbers["elasticity"] if price > 0.0 else math.inf
+
+
+def _find_break_even(linear: float, quadratic: float, fixed: float) -> tuple[float, float]:
+    """Lowest rate at which linear r - quadratic r**2 - fixed is zero, and the slope there."""
     discriminant = linear**2 - 4.0 * quadratic * fixed
     if linear <= 0 or discriminant <= 0:
         raise ValueError(
@@ -290,4 +321,4 @@ def _find_profitable_rates(linear: float, quadratic: float, fixed: float) -> tup
             f" that no rate makes a profit: a loan loses {fixed:.6g} at rate 0 and gains {linear:.6g} per unit of rate"
         )
     root = math.sqrt(discriminant)
-    return 2.0 * fixed / (linear + root), (linear + root) / (2.0 * quadratic) if quadratic > 0 else math.inf
+    return 2.0 * fixed / (linear + root), root
