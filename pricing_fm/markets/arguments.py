@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+# An object, because numpy takes longer to find the type of a name than to convert a few numbers.
+_FLOAT = np.dtype(np.float64)
 _LARGEST_NAME = np.iinfo(np.int64).max
 
 
@@ -78,7 +80,7 @@ def check_market_ids(values: Any) -> np.ndarray:
 
 
 def check_reals(name: str, values: Any, flags: bool = False) -> np.ndarray:
-    """Return an array of real numbers, as it came: neither complex numbers nor text turn into prices.
+    """Return real numbers as a float64 array of its own: neither complex numbers nor text turn into prices.
 
     Args:
         name: Argument name for the message.
@@ -86,16 +88,16 @@ def check_reals(name: str, values: Any, flags: bool = False) -> np.ndarray:
         flags: True = bool is allowed too.
 
     Returns:
-        The array, of integers or floats (or bool); not copied where it was one already.
+        float64, a copy of what was given.
 
     Raises:
         ValueError: If they are ragged or of another type.
     """
     array = values if type(values) is np.ndarray else _to_array(name, values)
     kind = array.dtype.kind
-    if kind != "f" and kind not in "iu" and not (flags and kind == "b"):
+    if kind != "f" and kind not in ("iub" if flags else "iu"):
         raise ValueError(f"{name} holds {_describe(array)}; it must hold real numbers")
-    return array
+    return array.astype(_FLOAT)
 
 
 def check_options(options: Any) -> None:

@@ -138,11 +138,10 @@ class MarketBatch:
         """
         self.check_running()
         # A copy: what the view shows does not change with the caller's array.
-        charged = _freeze(self._check_shape("prices", np.array(check_reals("prices", prices), dtype=np.float64)))
+        charged = _freeze(self._check_shape("prices", check_reals("prices", prices)))
         promoted = None
         if promotions is not None:
-            flags = check_reals("promotions", promotions, flags=True)
-            promoted = _freeze(self._check_shape("promotions", np.array(flags, dtype=np.float64)))
+            promoted = _freeze(self._check_shape("promotions", check_reals("promotions", promotions, flags=True)))
             _check_promotions(promoted)
         self._check_prices(charged)
         best = self.get_optimal_prices()

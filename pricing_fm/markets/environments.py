@@ -85,7 +85,7 @@ class MarketEnv(gym.Env[np.ndarray, np.ndarray]):
         desk = self._desk
         if desk is None:
             raise ValueError("the environment was not reset; call reset() before step()")
-        observation, item_rewards, info = desk.sell(np.asarray(check_reals("action", action), dtype=np.float64))
+        observation, item_rewards, info = desk.sell(check_reals("action", action))
         is_over = desk.batch.periods_left == 0
         return observation, float(np.add.reduce(item_rewards)), is_over and desk.ends, is_over and not desk.ends, info
 
@@ -165,7 +165,7 @@ class MarketVectorEnv(gym.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             none = np.zeros(self.num_envs, dtype=bool)
             observations, info = self._open()
             return observations, np.zeros(self.num_envs), none, none.copy(), info
-        observations, item_rewards, truth = desk.sell(np.asarray(check_reals("actions", actions), dtype=np.float64))
+        observations, item_rewards, truth = desk.sell(check_reals("actions", actions))
         is_over = desk.batch.periods_left == 0
         terminations, truncations = (np.full(self.num_envs, is_over and desk.ends is ends) for ends in (True, False))
         info = self._mask(truth)
