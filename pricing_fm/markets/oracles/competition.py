@@ -11,12 +11,26 @@ import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from pricing_fm.markets.oracles.checks import check_matrix, check_number, check_numbers
+from pricing_fm.markets.oracles.checks import (
+    SMALLEST,
+    answers_in_floating_point,
+    check_integer,
+    check_matrix,
+    check_number,
+    check_numbers,
+    show,
+)
 
 _SCAN_STEP = 0.05  # largest change of a log share between two points of the scan for stationary markups of a nest
 _SCAN_POINTS = 200_000  # at most
+_LARGEST_UTILITY = 1e6  # log shares are differences of utilities: above, too few of their digits are left
+_SMALLEST_DISSIMILARITY = 1e-6  # utilities are divided by it
+_DEFINITE = 1e-12  # smallest eigenvalue of a matrix with twos on the diagonal that counts as positive
+_MOST_LOG_ODDS = 600.0  # of the Ramsey number between 0 and its top
+_ROUNDS = 1_000  # of a root search; it takes about ten, and hundreds where a number is 1e100
 
 
+@answers_in_floating_point()
 def assortment_prices(
     utilities: Sequence[float],
     price_sensitivities: Sequence[float],
@@ -45,7 +59,7 @@ def assortment_prices(
     References:
         Gallego and Wang 2014, Operations Research 62(2).
     """
-    u = check_numbers("utilities", utilities)
+    u = check_numbers("utilities", utilities, most=_LARGEST_UTILITY)
     b = check_numbers("price_sensitivities", price_sensitivities, above=0, length=len(u))
     c = check_numbers("costs", costs, least=0, length=len(u))
     groups = _check_nests(nests, len(u))
@@ -60,21 +74,22 @@ def assortment_prices(
         high += 1.0
     while log_gain(low) < 0:
         low *= 2.0
-    profit = math.exp(brentq(log_gain, low, high, xtol=1e-15, rtol=1e-15))
+    profit = math.exp(brentq(log_gain, low, high, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS))
 
-    prices, log_weights = np.empty(len(u)), np.empty(len(u))
+    markups, log_weights = np.empty(len(u)), np.empty(len(u))
     for group, mu in groups:
         nest = _best_nest(u[group], b[group], c[group], mu, profit)
-        prices[group] = nest.prices
+        markups[group] = nest.markups
         log_weights[group] = mu * nest.log_attraction + nest.log_shares
     shares = np.exp(log_weights - special.logsumexp(np.append(log_weights, 0.0)))
     return {
-        "prices": prices.tolist(),
+        "prices": (c + markups).tolist(),
         "shares": shares.tolist(),
-        "profit": float(((prices - c) * shares).sum()),
+        "profit": float((markups * shares).sum()),
     }
 
 
+@answers_in_floating_point()
 def linear_system_prices(
     intercepts: Sequence[float], slopes: Sequence[Sequence[float]], costs: Sequence[float]
 ) -> dict[str, Any]:
@@ -95,22 +110,24 @@ def linear_system_prices(
     a = check_numbers("intercepts", intercepts)
     matrix = check_matrix("slopes", slopes, len(a), len(a))
     c = check_numbers("costs", costs, least=0, length=len(a))
-    symmetric = matrix + matrix.T
-    if np.linalg.eigvalsh(symmetric).min() <= 0:
+    # In units that make every own slope one, so that the test for a maximum does not depend on the units of products.
+    diagonal = np.diag(matrix)
+    unit = 1.0 / np.sqrt(np.maximum(diagonal, SMALLEST))
+    scaled = unit[:, None] * matrix * unit
+    if diagonal.min() <= 0.0 or np.linalg.eigvalsh(scaled + scaled.T).min() <= _DEFINITE:
         raise ValueError(
-            f"slopes is {matrix.tolist()}; own slopes must outweigh cross slopes (slopes plus its transpose positive"
-            " definite), else profit has no maximum"
+            f"slopes is {show(matrix.tolist())}; own slopes must outweigh cross slopes (slopes plus its transpose"
+            " positive definite), else profit has no maximum"
         )
-    joint = np.linalg.solve(symmetric, a + matrix.T @ c)
-    own = np.diag(np.diag(matrix))
-    nash = np.linalg.solve(matrix + own, a + own @ c)
+    demand, cost, own = unit * a, c / unit, np.eye(len(a))
+    joint = unit * np.linalg.solve(scaled + scaled.T, demand + scaled.T @ cost)
+    nash = unit * np.linalg.solve(scaled + own, demand + cost)
     for who, prices in (("joint", joint), ("Nash", nash)):
-        demand = a - matrix @ prices
-        if demand.min() < -1e-9 * np.abs(a).max():
-            product = int(demand.argmin())
+        sold, size = a - matrix @ prices, np.abs(a) + np.abs(matrix) @ np.abs(prices)
+        for product in np.flatnonzero(sold < -1e-9 * size):
             raise ValueError(
                 f"costs[{product}] is {c[product]:g}; at the {who} prices the demand of product {product} would be"
-                f" {demand[product]:.6g}, but must be at least 0. Leave the product out"
+                f" {sold[product]:.6g}, but must be at least 0. Leave the product out"
             )
     return {
         "joint_prices": joint.tolist(),
@@ -120,6 +137,7 @@ def linear_system_prices(
     }
 
 
+@answers_in_floating_point()
 def logit_duopoly_prices(
     qualities: Sequence[float], costs: Sequence[float], differentiation: float
 ) -> dict[str, list[float]]:
@@ -148,29 +166,36 @@ def logit_duopoly_prices(
     c = check_numbers("costs", costs, least=0, length=len(a))
     mu = check_number("differentiation", differentiation, above=0)
     values = (a - c) / mu
+    if values.max() > _LARGEST_UTILITY:
+        raise ValueError(
+            f"differentiation is {mu:g}; it must be at least {(a - c).max() / _LARGEST_UTILITY:g}, a millionth of the"
+            " largest quality less cost"
+        )
 
     def excess(log_total: float) -> float:
         """Shares of all firms and the outside option, minus one, when the weights sum to exp(log_total)."""
         odds = [_log_odds_of_best_reply(float(v) - log_total) for v in values]
-        return float(special.expit(odds).sum()) + math.exp(-log_total) - 1.0
+        return float(special.expit(odds).sum()) + math.expm1(-log_total)
 
     high = 1.0
     while excess(high) > 0:
         high *= 2.0
-    log_total = brentq(excess, 0.0, high, xtol=1e-15, rtol=1e-15)
+    log_total = brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-15, maxiter=_ROUNDS)
     log_odds = np.array([_log_odds_of_best_reply(float(v) - log_total) for v in values])
     # First-order condition: markup = differentiation / (1 - share) = differentiation x (1 + odds).
     markup = mu * (1.0 + np.exp(log_odds))
-    together = assortment_prices((a / mu).tolist(), [1.0 / mu] * len(a), c.tolist())
-    collusive = np.array(together["prices"])
+    # Money in units of the differentiation, and from the cost on.
+    together = assortment_prices(values.tolist(), [1.0] * len(a), [0.0] * len(a))
+    collusive = mu * np.array(together["prices"])
     return {
         "nash_prices": (c + markup).tolist(),
         "nash_profits": (markup * special.expit(log_odds)).tolist(),
-        "collusive_prices": collusive.tolist(),
-        "collusive_profits": ((collusive - c) * np.array(together["shares"])).tolist(),
+        "collusive_prices": (c + collusive).tolist(),
+        "collusive_profits": (collusive * np.array(together["shares"])).tolist(),
     }
 
 
+@answers_in_floating_point()
 def ramsey_prices(
     elasticities: Sequence[float], scales: Sequence[float], costs: Sequence[float], required_surplus: float
 ) -> dict[str, Any]:
@@ -195,33 +220,38 @@ def ramsey_prices(
     k = check_numbers("scales", scales, above=0, length=len(e))
     c = check_numbers("costs", costs, above=0, length=len(e))
     required = check_number("required_surplus", required_surplus, least=0)
+    if required == 0.0:
+        return {"prices": c.tolist(), "ramsey_number": 0.0}
     # Above t = 1 prices exceed the monopoly's; inelastic goods reach any surplus before t reaches their elasticity.
     top = min(1.0, float(e.min()))
     at_top = e > top
 
-    def surplus(t: float) -> float:
-        prices = c / (1.0 - t / e)
-        return float(((prices - c) * k * prices**-e).sum())
+    def evaluate(t: float, rest: float) -> tuple[np.ndarray, float]:
+        """Prices and log surplus at the Ramsey number t, `rest` below the top."""
+        prices = c * e / (e - top + rest)
+        return prices, float(special.logsumexp(np.log(k) + (1.0 - e) * np.log(prices) + math.log(t) - np.log(e)))
+
+    def excess(log_odds: float) -> float:
+        return evaluate(top * float(special.expit(log_odds)), top * float(special.expit(-log_odds)))[1] - wanted
 
     # At the top, goods with e = t have an infinite price: surplus k if e is 1, without limit if e is below 1.
-    if top < 1.0:
-        most = math.inf
+    wanted, most, attained = math.log(required), math.inf, bool(at_top.all())
+    if top == 1.0:
+        dear = np.log(k) - np.log(e) + (1.0 - e) * np.log(c * e / np.where(at_top, e - 1.0, 1.0))
+        most = float(special.logsumexp(np.where(at_top, dear, np.log(k))))
+    if wanted > most + 1e-12 or (wanted >= most and not attained):
+        raise ValueError(f"required_surplus is {required:g}; at most {math.exp(most):.6g} can be earned, by monopolies")
+    if excess(_MOST_LOG_ODDS) <= 0.0:
+        if not attained:
+            raise ValueError(f"required_surplus is {required:g}; a price would leave the range of floating point")
+        number, rest = top, 0.0
     else:
-        prices = c[at_top] / (1.0 - 1.0 / e[at_top])
-        most = float(((prices - c[at_top]) * k[at_top] * prices ** -e[at_top]).sum() + k[~at_top].sum())
-    attained = bool(at_top.all())
-    if required > most * (1 + 1e-12) or (required >= most and not attained):
-        raise ValueError(f"required_surplus is {required}; at most {most:.6g} can be earned, by monopoly prices")
-    if required == 0:
-        return {"prices": c.tolist(), "ramsey_number": 0.0}
-    if attained and surplus(top) <= required:
-        number = top
-    else:
-        high = top if attained else _approach(surplus, top, required)
-        number = float(brentq(lambda t: surplus(t) - required, 0.0, high, xtol=1e-16, rtol=1e-15))
-    return {"prices": (c / (1.0 - number / e)).tolist(), "ramsey_number": number}
+        odds = brentq(excess, -_MOST_LOG_ODDS, _MOST_LOG_ODDS, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS)
+        number, rest = (top * float(special.expit(sign * odds)) for sign in (1.0, -1.0))
+    return {"prices": evaluate(number, rest)[0].tolist(), "ramsey_number": number}
 
 
+@answers_in_floating_point()
 def peak_load_prices(
     peak_intercept: float, off_peak_intercept: float, variable_cost: float, capacity_cost: float
 ) -> dict[str, list[float]]:
@@ -264,42 +294,47 @@ def peak_load_prices(
 class _Nest:
     """Best prices of a nest given the profit of the whole assortment."""
 
-    prices: np.ndarray
+    markups: np.ndarray
     log_attraction: float
     log_shares: np.ndarray  # within the nest
     log_gain: float  # log of attraction ** dissimilarity x (mean markup - profit)
 
 
 def _best_nest(u: np.ndarray, b: np.ndarray, c: np.ndarray, mu: float, profit: float) -> _Nest:
-    """Markups mu / b_i + theta; theta solves theta = profit + (1 - mu) x share-weighted mean of 1 / b."""
+    """Markups mu / b_i + profit + extra; extra solves extra = (1 - mu) x share-weighted mean of 1 / b."""
 
-    def evaluate(theta: float) -> _Nest:
-        prices = c + mu / b + theta
-        scores = (u - b * prices) / mu
+    def evaluate(extra: float) -> _Nest:
+        markups = mu / b + profit + extra
+        scores = (u - b * (c + markups)) / mu
         log_attraction = float(special.logsumexp(scores))
         log_shares = scores - log_attraction
         inverse = float((np.exp(log_shares) / b).sum())
-        # Mean markup - profit = mu x inverse + theta - profit.
-        return _Nest(prices, log_attraction, log_shares, mu * log_attraction + math.log(mu * inverse + theta - profit))
+        # Mean markup - profit = mu x inverse + extra.
+        return _Nest(markups, log_attraction, log_shares, mu * log_attraction + math.log(mu * inverse + extra))
 
-    low, high = profit + (1.0 - mu) / b.max(), profit + (1.0 - mu) / b.min()
-    if high - low <= 1e-14 * max(abs(high), 1.0):
+    low, high = (1.0 - mu) / b.max(), (1.0 - mu) / b.min()
+    if high - low <= 1e-14 * high:
         return evaluate(low)
 
-    def residual(theta: np.ndarray | float) -> np.ndarray:
-        scores = (u - b * (c + mu / b + np.expand_dims(theta, -1))) / mu
+    def residual(extra: np.ndarray | float) -> np.ndarray:
+        scores = (u - b * (c + mu / b + profit + np.expand_dims(extra, -1))) / mu
         weights = special.softmax(scores, axis=-1)
-        return theta - profit - (1.0 - mu) * (weights / b).sum(axis=-1)
+        return extra - (1.0 - mu) * (weights / b).sum(axis=-1)
 
     # With very different sensitivities and a small dissimilarity there are several stationary points: take the best.
-    steps = (high - low) * (b.max() - b.min()) / mu / _SCAN_STEP
-    grid = np.linspace(low, high, int(min(max(steps, 20), _SCAN_POINTS)) + 1)
+    steps = max((high - low) * (b.max() - b.min()) / mu / _SCAN_STEP, 20.0)
+    if steps > _SCAN_POINTS:
+        raise ValueError(
+            f"price_sensitivities of a nest run from {b.min():g} to {b.max():g}; with dissimilarity {mu:g} they are too"
+            " far apart to find the best of its many local optima"
+        )
+    grid = np.linspace(low, high, int(steps) + 1)
     signs = residual(grid)
     # In exact arithmetic the residual is negative at the lower end and positive at the upper one; rounding may hide it.
     signs[0], signs[-1] = min(signs[0], 0.0), max(signs[-1], 0.0)
     roots = grid[signs == 0.0].tolist()
     for i in np.flatnonzero(signs[:-1] * signs[1:] < 0):
-        roots.append(brentq(lambda t: float(residual(t)), grid[i], grid[i + 1], xtol=1e-15, rtol=1e-15))
+        roots.append(brentq(lambda t: float(residual(t)), grid[i], grid[i + 1], xtol=1e-300, rtol=1e-15))
     return max((evaluate(float(root)) for root in roots), key=lambda nest: nest.log_gain)
 
 
@@ -308,14 +343,16 @@ def _check_nests(nests: Sequence[Mapping[str, Any]] | None, num_products: int) -
     if nests is None:
         return [(np.arange(num_products), 1.0)]
     if not isinstance(nests, Sequence) or len(nests) == 0:
-        raise ValueError(f"nests is {nests!r}; it must be a list of at least one nest, or None")
+        raise ValueError(f"nests is {show(nests)}; it must be a list of at least one nest, or None")
     groups: list[tuple[np.ndarray, float]] = []
     for i, nest in enumerate(nests):
         if not isinstance(nest, Mapping) or set(nest) != {"products", "dissimilarity"}:
-            raise ValueError(f"nests[{i}] is {nest!r}; it must hold 'products' and 'dissimilarity'")
-        positions = check_numbers(f"nests[{i}]['products']", nest["products"], least=0, most=num_products - 1)
-        mu = check_number(f"nests[{i}]['dissimilarity']", nest["dissimilarity"], above=0, most=1)
-        groups.append((positions.astype(int), mu))
+            raise ValueError(f"nests[{i}] is {show(nest)}; it must hold 'products' and 'dissimilarity'")
+        name = f"nests[{i}]['products']"
+        positions = check_numbers(name, nest["products"], least=0, most=num_products - 1)
+        whole = [check_integer(f"{name}[{k}]", position) for k, position in enumerate(positions.tolist())]
+        mu = check_number(f"nests[{i}]['dissimilarity']", nest["dissimilarity"], least=_SMALLEST_DISSIMILARITY, most=1)
+        groups.append((np.array(whole), mu))
     held = sorted(int(p) for group, _ in groups for p in group)
     if held != list(range(num_products)):
         raise ValueError(f"nests hold the products {held}; together they must hold 0 to {num_products - 1} once each")
@@ -333,11 +370,3 @@ def _log_odds_of_best_reply(value: float) -> float:
     high = math.log(value) if value > 1.0 else value - 1.0
     low = -5.0 if value > 1.0 else value - 1.0 - excess(high)
     return float(brentq(lambda z: z + 1.0 + excess(z) - value, low - 1e-3, high + 1e-3, xtol=1e-15, rtol=1e-15))
-
-
-def _approach(surplus: Any, top: float, required: float) -> float:
-    """A point below `top` whose surplus exceeds what is required."""
-    gap = 0.5 * top
-    while surplus(top - gap) < required:
-        gap *= 0.5
-    return top - gap

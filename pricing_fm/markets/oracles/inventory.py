@@ -287,7 +287,8 @@ def _sum_poisson_terms(mean: float, stock: int) -> tuple[float, float]:
         return mean + math.log1p(-tail), -math.log1p(-last)
     if stock > _LARGEST_SCARCE_STOCK:
         raise ValueError(
-            f"inventory is {stock}; it must be at most {_LARGEST_SCARCE_STOCK:g}, or above scale x horizon / e, {mean:g}"
+            f"inventory is {stock}; it must be at most {_LARGEST_SCARCE_STOCK:g}, or at least scale x horizon / e,"
+            f" {mean:g}"
         )
     # The last term is the largest: the others are counted down from it.
     others = float(np.cumprod((stock - np.arange(min(count_terms(stock), stock))) / mean).sum())

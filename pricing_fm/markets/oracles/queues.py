@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 
-from pricing_fm.markets.oracles.checks import check_integer, check_number, check_numbers
+from pricing_fm.markets.oracles.checks import answers_in_floating_point, check_integer, check_number, check_numbers
 
 _POLICY_ROUNDS = 200  # policy iteration converges in about ten
+_MOST_SERVERS = 1_000  # every round solves a dense system of this size
+_MOST_LOAD = 1e12  # arrivals in a service time; above, busy servers leave no digits of what a free one is worth
+_MOST_CUSTOMERS = 1_000_000  # in a queue: its law is written out
 
 
+@answers_in_floating_point()
 def loss_system_prices(servers: int, arrival_scale: float, max_price: float, service_rate: float) -> dict[str, Any]:
     """Prices of a service without waiting room: customers who find all servers busy are lost.
 
@@ -36,33 +42,35 @@ def loss_system_prices(servers: int, arrival_scale: float, max_price: float, ser
     References:
         Paschalidis and Tsitsiklis 2000, IEEE/ACM Transactions on Networking 8(2).
     """
-    c = check_integer("servers", servers, least=1)
+    c = check_integer("servers", servers, least=1, most=_MOST_SERVERS)
     scale = check_number("arrival_scale", arrival_scale, above=0)
     top = check_number("max_price", max_price, above=0)
     mu = check_number("service_rate", service_rate, above=0)
 
-    def slope(share: float) -> float:
-        """Derivative of log revenue in the share of the arrival scale that comes in; falls in the share."""
-        load = share * scale / mu
-        blocked = _erlang_b(c, load)
-        # dB/da = B (c / a - 1 + B)
-        lost = blocked * (c / load - 1.0 + blocked) / (1.0 - blocked)
-        return 1.0 / share - 1.0 / (1.0 - share) - lost * scale / mu
+    load = scale / mu
+    if load > _MOST_LOAD:
+        raise ValueError(f"arrival_scale is {scale:g}; it must be at most {_MOST_LOAD:g} x service_rate, {mu:g}")
+
+    def slope(log_share: float) -> float:
+        """Elasticity of revenue to the share of the arrival scale that comes in; falls in the share."""
+        share = math.exp(log_share)
+        return (1.0 - 2.0 * share) / (1.0 - share) - _erlang_b(c, share * load)[2]
 
     # Light traffic is never blocked, so the slope is positive at the lower end; without blocking half comes in.
-    light = 1e-6 / (1.0 + scale / mu)
-    share = float(brentq(slope, light, 0.5, xtol=1e-16, rtol=1e-15)) if slope(0.5) < 0 else 0.5
-    static_price = top * (1.0 - share)
-    dynamic_revenue, worth = _solve_loss_system(c, scale, top, mu)
+    half, least = math.log(0.5), math.log(1e-6 / (1.0 + load))
+    share = math.exp(brentq(slope, least, half, xtol=1e-15, rtol=1e-15)) if slope(half) < 0.0 else 0.5
+    # In units of the highest price and of a service time.
+    revenue, worth = _solve_loss_system(c, load)
     return {
-        "blocking": _erlang_b(c, scale / (2.0 * mu)),
-        "static_price": static_price,
-        "static_revenue": static_price * share * scale * (1.0 - _erlang_b(c, share * scale / mu)),
-        "dynamic_prices": ((top + worth) / 2.0).tolist(),
-        "dynamic_revenue": dynamic_revenue,
+        "blocking": _erlang_b(c, load / 2.0)[0],
+        "static_price": top * (1.0 - share),
+        "static_revenue": top * (1.0 - share) * share * scale * _erlang_b(c, share * load)[1],
+        "dynamic_prices": (top * (1.0 + worth) / 2.0).tolist(),
+        "dynamic_revenue": revenue * top * mu,
     }
 
 
+@answers_in_floating_point()
 def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting_cost: float) -> dict[str, float]:
     """Naor's observable queue: who joins by himself, who should, and whom a monopolist lets in.
 
@@ -90,14 +98,18 @@ def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting
     reward = check_number("reward", reward, least=0)
     waiting = check_number("waiting_cost", waiting_cost, above=0)
     # The relative 1e-12 lets customers who are indifferent in exact arithmetic join.
-    individual = math.floor(reward * mu / waiting * (1.0 + 1e-12))
-    social, monopoly = _naor_thresholds(arrivals / mu, individual, reward * mu / waiting * (1.0 + 1e-12))
-    n = np.arange(individual + 1)
-    full, length = _finite_queue(arrivals / mu, individual)
-    served = arrivals * (1.0 - full)
-    welfare = reward * served - waiting * length
-    tolls = reward - waiting * n / mu
-    revenue = served * np.maximum(tolls, 0.0)
+    most = reward * mu / waiting * (1.0 + 1e-12)
+    if most > _MOST_CUSTOMERS:
+        raise ValueError(
+            f"reward is {reward:g}; it must be at most {_MOST_CUSTOMERS:g} x waiting_cost / service_rate,"
+            f" {_MOST_CUSTOMERS * waiting / mu:g}"
+        )
+    individual = math.floor(most)
+    social, monopoly = _naor_thresholds(arrivals / mu, individual, most)
+    busy, length = _finite_queue(arrivals / mu, individual)
+    welfare = reward * mu * busy - waiting * length
+    tolls = np.maximum(reward - waiting * np.arange(individual + 1) / mu, 0.0)
+    revenue = mu * busy * tolls
     return {
         "individual_threshold": individual,
         "social_threshold": social,
@@ -109,6 +121,7 @@ def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting
     }
 
 
+@answers_in_floating_point()
 def priority_waits(
     arrival_rates: Sequence[float], service_rate: float, waiting_costs: Sequence[float]
 ) -> dict[str, Any]:
@@ -134,54 +147,59 @@ def priority_waits(
     rates = check_numbers("arrival_rates", arrival_rates, least=0)
     mu = check_number("service_rate", service_rate, above=0)
     costs = check_numbers("waiting_costs", waiting_costs, least=0, length=len(rates))
-    load = float(rates.sum()) / mu
-    if load >= 1.0:
+    order = np.argsort(-costs, kind="stable")
+    # Capacity that is left before every class and after the last, without rounding.
+    free = np.array([float(left) for left in accumulate(map(Fraction, [mu, *(-rates[order])]))])
+    if free[-1] <= 0.0:
         raise ValueError(
             f"arrival_rates sum to {rates.sum():g}; the queue is unstable unless they stay below service_rate {mu:g}"
         )
-    order = np.argsort(-costs, kind="stable")
-    up_to = np.cumsum(rates[order]) / mu
-    before = np.concatenate([[0.0], up_to[:-1]])
+    total = float(rates.sum())
     waits = np.empty(len(rates))
-    waits[order] = load / mu / ((1.0 - before) * (1.0 - up_to))
-    first_come = load / mu / (1.0 - load)
+    waits[order] = total / free[:-1] / free[1:]
+    first_come = total / mu / free[-1]
     return {
         "waits": waits.tolist(),
         "cost": float((costs * rates * waits).sum()),
-        "first_come_cost": float((costs * rates).sum() * first_come),
+        "first_come_cost": float((costs * rates * first_come).sum()),
     }
 
 
-def _erlang_b(servers: int, load: float) -> float:
-    """Erlang's loss formula by its stable recursion on the inverse."""
-    inverse = 1.0
+def _erlang_b(servers: int, load: float) -> tuple[float, float, float]:
+    """Erlang's loss formula B, 1 - B, and the elasticity of 1 - B to the load with its sign turned.
+
+    The recursion on 1 / B and on its growth from server to server only adds positive numbers.
+    """
+    before, inverse, growth = 1.0, 1.0, 0.0
     for k in range(1, servers + 1):
-        inverse = 1.0 + inverse * k / load
-        if math.isinf(inverse):
-            return 0.0
-    return 1.0 / inverse
+        growth = (inverse + (k - 1) * growth) / load
+        before, inverse = inverse, 1.0 + inverse * k / load
+        if inverse > 1e200:
+            return (0.0 if k < servers else 1.0 / inverse), 1.0, 0.0
+    carried = before * servers / load / inverse
+    return 1.0 / inverse, carried, load * growth / inverse / before
 
 
-def _solve_loss_system(servers: int, scale: float, top: float, mu: float) -> tuple[float, np.ndarray]:
+def _solve_loss_system(servers: int, load: float) -> tuple[float, np.ndarray]:
     """Policy iteration for the average reward; returns the revenue per time and what a free server is worth by state.
 
-    With worth D of a free server the price is (top + D) / 2, so the arrival rate is scale (1 - D / top) / 2.
+    Units of money and time are the highest price and a mean service. With worth D of a free server the price is
+    (1 + D) / 2, so the arrival rate is load (1 - D) / 2.
     """
     states = np.arange(servers + 1)
     worth = np.zeros(servers)
     revenue = -math.inf
     for _ in range(_POLICY_ROUNDS):
-        arrivals = np.append(scale * (1.0 - worth / top) / 2.0, 0.0)
-        prices = np.append((top + worth) / 2.0, top)
+        arrivals = np.append(load * (1.0 - worth) / 2.0, 0.0)
+        prices = np.append((1.0 + worth) / 2.0, 1.0)
         # Unknowns: revenue per time, then the relative values of states 1..servers (state 0 has value 0).
         system = np.zeros((servers + 1, servers + 1))
         system[:, 0] = 1.0
         for n in states:
-            leaving = n * mu
             if n > 0:
-                system[n, n] += arrivals[n] + leaving
+                system[n, n] += arrivals[n] + n
             if n > 1:
-                system[n, n - 1] -= leaving
+                system[n, n - 1] -= n
             if n < servers:
                 system[n, n + 1] -= arrivals[n]
         solution = np.linalg.solve(system, arrivals * prices)
@@ -189,21 +207,21 @@ def _solve_loss_system(servers: int, scale: float, top: float, mu: float) -> tup
             break
         revenue = float(solution[0])
         values = np.concatenate([[0.0], solution[1:]])
-        worth = np.clip(values[:-1] - values[1:], 0.0, top)
+        worth = np.clip(values[:-1] - values[1:], 0.0, 1.0)
     return revenue, worth
 
 
 def _finite_queue(load: float, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chance to find the system full, and mean number in it, for every threshold 0..most."""
+    """Chance that the server is busy, and mean number in the system, for every threshold 0..most."""
     n = np.arange(most + 1)
     if load <= 1.0:
         weights = load ** n.astype(float)
         total = np.cumsum(weights)
-        return weights / total, np.cumsum(n * weights) / total
+        return load * (1.0 - weights / total), np.cumsum(n * weights) / total
     # Counting free places instead of customers keeps the powers below one.
     weights = (1.0 / load) ** n.astype(float)
     total = np.cumsum(weights)
-    return 1.0 / total, n - np.cumsum(n * weights) / total
+    return 1.0 - weights / total, n - np.cumsum(n * weights) / total
 
 
 def _naor_thresholds(load: float, most: int, reward_in_services: float) -> tuple[int, int]:
