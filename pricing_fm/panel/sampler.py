@@ -1,24 +1,25 @@
 """Draws training windows as a pure function of (seed, step), so that resuming and more processes change nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pricing_fm import names
 from pricing_fm.errors import PanelError
-from pricing_fm.panel.store import SeriesStore
-from pricing_fm.panel.windows import RawWindows, concatenate_windows, read_windows
+from pricing_fm.panel.store import IS_INTERVENTION, ORIGIN_IS_KNOWN, UNITS_ARE_OBSERVED, SeriesStore
+from pricing_fm.panel.windows import RawWindows, WindowBlock
 
 
 class WindowSampler:
-    """Stateless source of training batches over several stores.
+    """Stateless source of training batches over several panels.
 
     Every drawn window has at least one observed period in its future and `minimum_history` periods of life before its
-    origin. Within a store all such windows are equally likely.
+    origin. Within a panel all such windows are equally likely, and its shards change no batch: the same items in one
+    store or in ten give the same windows.
 
     Args:
-        stores (`Sequence[SeriesStore]`): Training series.
-        weights (`Sequence[float]`): Share of windows per store; scaled to sum to 1.
+        stores (`Sequence[SeriesStore | Sequence[SeriesStore]]`): Training series; a panel in several shards
+            (`load_shards`) is one entry.
+        weights (`Sequence[float]`): Share of windows per entry; scaled to sum to 1.
         batch_size (`int`): Windows per step over all processes.
         context_length (`int`): Past steps.
         prediction_length (`int`): Future steps.
@@ -35,7 +36,7 @@ class WindowSampler:
 
     def __init__(
         self,
-        stores: Sequence[SeriesStore],
+        stores: Sequence[SeriesStore | Sequence[SeriesStore]],
         weights: Sequence[float],
         batch_size: int,
         context_length: int,
@@ -59,7 +60,6 @@ class WindowSampler:
             raise PanelError(
                 f"minimum_history is {minimum_history}; it must lie in 1..{context_length} (context_length)"
             )
-        self.stores = tuple(stores)
         self.batch_size = batch_size
         self.context_length = context_length
         self.prediction_length = prediction_length
@@ -68,16 +68,15 @@ class WindowSampler:
         self.short_history_probability = short_history_probability
         self.intervention_probability = intervention_probability
         self._cumulative = np.cumsum(np.asarray(weights, dtype=np.float64) / sum(weights))
-        self._origin_rows = [_find_some_origin_rows(store, prediction_length, minimum_history) for store in stores]
-        self._switch_rows = [
-            np.intersect1d(find_switch_rows(store), rows, assume_unique=True)
-            for store, rows in zip(stores, self._origin_rows, strict=True)
+        self._panels = [
+            _PanelOrigins([entry] if isinstance(entry, SeriesStore) else entry, prediction_length, minimum_history)
+            for entry in stores
         ]
 
     @property
     def windows_per_store(self) -> tuple[int, ...]:
-        """Distinct forecast origins that each store offers."""
-        return tuple(len(rows) for rows in self._origin_rows)
+        """Distinct forecast origins that each entry of `stores` offers."""
+        return tuple(panel.num_windows for panel in self._panels)
 
     def windows(self, step: int, rank: int = 0, world_size: int = 1) -> RawWindows:
         """The batch of a step, or one process's share of it.
@@ -93,33 +92,68 @@ class WindowSampler:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step))))
         # One column of uniforms per decision: each window's draws are the same whichever process reads it.
         draws = generator.random((self.batch_size, 5))[rank::world_size]
-        chosen = np.minimum(np.searchsorted(self._cumulative, draws[:, 0], side="right"), len(self.stores) - 1)
+        chosen = np.minimum(np.searchsorted(self._cumulative, draws[:, 0], side="right"), len(self._panels) - 1)
         history = self._draw_histories(draws[:, 3], draws[:, 4])
-        parts, order = [], []
-        for place, store in enumerate(self.stores):
-            mine = np.flatnonzero(chosen == place)
-            if mine.size:
-                rows = self._draw_rows(place, draws[mine, 1], draws[mine, 2])
+        block = WindowBlock(len(draws), self.context_length, self.prediction_length)
+        for number, panel in enumerate(self._panels):
+            mine = np.flatnonzero(chosen == number)
+            at_switch = draws[mine, 2] < self.intervention_probability
+            for store, places, rows in panel.draw(draws[mine, 1], at_switch):
                 items = np.searchsorted(store.offsets, rows, side="right") - 1
-                origins = rows - store.offsets[items]
-                lengths = self.context_length, self.prediction_length
-                parts.append(read_windows(store, items, origins, *lengths, history_lengths=history[mine]))
-                order.append(mine)
-        return parts[0] if len(parts) == 1 else concatenate_windows(parts).select(np.argsort(np.concatenate(order)))
-
-    def _draw_rows(self, place: int, which: np.ndarray, intervene: np.ndarray) -> np.ndarray:
-        origins, switches = self._origin_rows[place], self._switch_rows[place]
-        rows = origins[(which * len(origins)).astype(np.int64)]
-        if switches.size:
-            at_switch = intervene < self.intervention_probability
-            rows = np.where(at_switch, switches[(which * len(switches)).astype(np.int64)], rows)
-        return rows
+                mine_here = mine[places]
+                block.fill(store, mine_here, items, rows - store.offsets[items], history[mine_here])
+        return block.windows()
 
     def _draw_histories(self, shorten: np.ndarray, length: np.ndarray) -> np.ndarray:
         ratio = (self.context_length + 1) / self.minimum_history
         drawn = np.floor(self.minimum_history * ratio**length).astype(np.int64)
         drawn = np.clip(drawn, self.minimum_history, self.context_length)
         return np.where(shorten < self.short_history_probability, drawn, self.context_length)
+
+
+class _PanelOrigins:
+    """Every forecast origin of a panel's shards, as runs of neighbouring rows: a list of all would not fit memory."""
+
+    def __init__(self, shards: Sequence[SeriesStore], prediction_length: int, minimum_history: int) -> None:
+        self._shards = tuple(shards)
+        starts, lengths, owners = [], [], []
+        switches, switch_owners = [], []
+        for number, shard in enumerate(self._shards):
+            marks = np.asarray(shard.marks)
+            usable = _usable_origins(shard, marks, prediction_length, minimum_history)
+            edges = np.flatnonzero(np.diff(usable.view(np.int8), prepend=0, append=0))
+            starts.append(edges[::2])
+            lengths.append(edges[1::2] - edges[::2])
+            owners.append(np.full(len(edges) // 2, number, dtype=np.int32))
+            rows = _switch_rows(shard, marks)
+            switches.append(rows[usable[rows]])
+            switch_owners.append(np.full(len(switches[-1]), number, dtype=np.int32))
+        self._starts, self._owners = np.concatenate(starts), np.concatenate(owners)
+        self._ends = np.cumsum(np.concatenate(lengths))
+        self._switches, self._switch_owners = np.concatenate(switches), np.concatenate(switch_owners)
+        if not self._ends.size:
+            raise PanelError(
+                f"panel {self._shards[0].name!r} has no window with {minimum_history} periods of history and an "
+                f"observed period in the {prediction_length} after it; use a longer panel or shorter lengths"
+            )
+
+    @property
+    def num_windows(self) -> int:
+        return int(self._ends[-1])
+
+    def draw(self, which: np.ndarray, at_switch: np.ndarray) -> Iterator[tuple[SeriesStore, np.ndarray, np.ndarray]]:
+        """Shard by shard: the shard, places among the draws, rows of their origins. `which` is uniform in [0, 1)."""
+        number = (which * self.num_windows).astype(np.int64)
+        run = np.searchsorted(self._ends, number, side="right")
+        before = np.where(run > 0, self._ends[run - 1], 0)
+        rows, owners = self._starts[run] + number - before, self._owners[run]
+        if self._switches.size:
+            place = (which * len(self._switches)).astype(np.int64)
+            rows = np.where(at_switch, self._switches[place], rows)
+            owners = np.where(at_switch, self._switch_owners[place], owners)
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            yield self._shards[owner], places, rows[places]
 
 
 def find_origin_rows(store: SeriesStore, prediction_length: int, minimum_history: int) -> np.ndarray:
@@ -133,13 +167,7 @@ def find_origin_rows(store: SeriesStore, prediction_length: int, minimum_history
     Returns:
         `np.ndarray`, int64: Global row numbers, sorted.
     """
-    observed = ~np.isnan(store.values[:, names.CHANNEL_INDEX[names.UNITS]])
-    seen = np.r_[0, np.cumsum(observed)]
-    rows = np.arange(len(observed))
-    starts = np.repeat(store.offsets[:-1], store.lengths)
-    ends = np.repeat(store.offsets[1:], store.lengths)
-    in_future = seen[np.minimum(rows + prediction_length, ends)] - seen[rows]
-    return np.flatnonzero((rows - starts >= minimum_history) & (in_future > 0))
+    return np.flatnonzero(_usable_origins(store, np.asarray(store.marks), prediction_length, minimum_history))
 
 
 def find_switch_rows(store: SeriesStore) -> np.ndarray:
@@ -151,21 +179,29 @@ def find_switch_rows(store: SeriesStore) -> np.ndarray:
     Returns:
         `np.ndarray`, int64: Global row numbers, sorted; an item that starts with interventions has no such row.
     """
-    flag = np.asarray(store.values[:, names.CHANNEL_INDEX[names.PRICE_IS_INTERVENTION]])
-    known = np.flatnonzero(~np.isnan(flag))  # filled periods do not say who set the price
+    return _switch_rows(store, np.asarray(store.marks))
+
+
+def _usable_origins(store: SeriesStore, marks: np.ndarray, prediction_length: int, minimum_history: int) -> np.ndarray:
+    """True where a row can be an origin, `(rows,)`."""
+    usable = np.zeros(len(marks), dtype=bool)
+    observed = np.flatnonzero(marks & UNITS_ARE_OBSERVED)
+    first = store.offsets[np.searchsorted(store.offsets, observed, side="right") - 1]
+    # Each observed period makes the `prediction_length` origins up to itself usable, as far as its item reaches back.
+    for back in range(prediction_length):
+        usable[np.maximum(observed - back, first)] = True
+    young = np.minimum(store.offsets[:-1] + minimum_history, store.offsets[1:])
+    edges = np.zeros(len(marks) + 1, dtype=np.int32)
+    np.add.at(edges, store.offsets[:-1], 1)
+    np.add.at(edges, young, -1)
+    return usable & (np.cumsum(edges[:-1]) == 0)
+
+
+def _switch_rows(store: SeriesStore, marks: np.ndarray) -> np.ndarray:
+    known = np.flatnonzero(marks & ORIGIN_IS_KNOWN)  # filled periods do not say who set the price
+    is_intervention = (marks[known] & IS_INTERVENTION) > 0
     item = np.searchsorted(store.offsets, known, side="right")
-    switches = (flag[known[1:]] == 1) & (flag[known[:-1]] == 0) & (item[1:] == item[:-1])
-    return known[1:][switches]
-
-
-def _find_some_origin_rows(store: SeriesStore, prediction_length: int, minimum_history: int) -> np.ndarray:
-    rows = find_origin_rows(store, prediction_length, minimum_history)
-    if rows.size == 0:
-        raise PanelError(
-            f"panel {store.name!r} has no window with {minimum_history} periods of history and an observed period in "
-            f"the {prediction_length} after it; use a longer panel or shorter lengths"
-        )
-    return rows
+    return known[1:][is_intervention[1:] & ~is_intervention[:-1] & (item[1:] == item[:-1])]
 
 
 def _check_weights(weights: Sequence[float], stores: int) -> None:
