@@ -24,6 +24,7 @@ from pricing_fm.markets.payoffs import Margin
 _GRID = 64  # prices of the first look, equally spaced in logarithms
 _LADDER = 32  # prices of each of at most three items whose combinations are all tried
 _GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
+_TANGENTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # loads at which a charge's tangent is taken, over what exceeds the threshold
 _FINEST = 1e-10  # precision of a log price
 
 
@@ -200,13 +201,21 @@ def _bound_reward(market: Market, state: MarketState, extra: np.ndarray) -> tupl
 def _bound_charged_reward(
     market: Market, payoff: MeritOrderMargin, state: MarketState, extra: np.ndarray, prices: np.ndarray
 ) -> tuple[np.ndarray, float] | None:
-    """As `_bound_reward`, with a linear cost of load that the charge is nowhere below: its tangent at these prices."""
+    """As `_bound_reward`, with a linear cost of load that the charge is nowhere below: its tangent at some load.
+
+    The tangent at the load of the best prices gives the least bound; where demand would end at its costs, tangents
+    at smaller loads are tried.
+    """
     load = compute_mean_demand(market, state, prices[None])[0].sum(axis=1, keepdims=True)
-    excess, threshold, charge = np.maximum(load - payoff.threshold[0], 0.0), payoff.threshold[0], payoff.charge[0]
-    marginal = charge * excess / threshold
-    bound = _bound_reward(market, state, extra + marginal)
-    # Charge at the tangent's point less what the linear cost takes there.
-    return bound and (bound[0], bound[1] + float((marginal * load - 0.5 * marginal * excess).sum()))
+    threshold = payoff.threshold[0]
+    for share in _TANGENTS:
+        excess = share * np.maximum(load - threshold, 0.0)
+        marginal = payoff.charge[0] * excess / threshold
+        bound = _bound_reward(market, state, extra + marginal)
+        if bound is not None:
+            # What the linear cost takes at the tangent's point, less the charge there.
+            return bound[0], bound[1] + float((marginal * (threshold + 0.5 * excess)).sum())
+    return None
 
 
 def _bound_segment(demand: object, cost: np.ndarray, segment: int) -> tuple[np.ndarray, float] | None:
