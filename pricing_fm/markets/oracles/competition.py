@@ -26,7 +26,7 @@ _SCAN_POINTS = 200_000  # at most
 _LARGEST_UTILITY = 1e6  # log shares are differences of utilities: above, too few of their digits are left
 _SMALLEST_DISSIMILARITY = 1e-6  # utilities are divided by it
 _DEFINITE = 1e-12  # smallest eigenvalue of a matrix with twos on the diagonal that counts as positive
-_MOST_LOG_ODDS = 600.0  # of the Ramsey number between 0 and its top
+_MOST_LOG_ODDS = 400.0  # of the Ramsey number between 0 and its top
 _ROUNDS = 1_000  # of a root search; it takes about ten, and hundreds where a number is 1e100
 
 
@@ -62,31 +62,7 @@ def assortment_prices(
     u = check_numbers("utilities", utilities, most=_LARGEST_UTILITY)
     b = check_numbers("price_sensitivities", price_sensitivities, above=0, length=len(u))
     c = check_numbers("costs", costs, least=0, length=len(u))
-    groups = _check_nests(nests, len(u))
-
-    def log_gain(log_profit: float) -> float:
-        """Log of the best total attraction-weighted excess markup, minus log profit: falls in the profit."""
-        best = [_best_nest(u[g], b[g], c[g], mu, math.exp(log_profit)).log_gain for g, mu in groups]
-        return float(special.logsumexp(best)) - log_profit
-
-    low, high = -1.0, 1.0
-    while log_gain(high) > 0:
-        high += 1.0
-    while log_gain(low) < 0:
-        low *= 2.0
-    profit = math.exp(brentq(log_gain, low, high, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS))
-
-    markups, log_weights = np.empty(len(u)), np.empty(len(u))
-    for group, mu in groups:
-        nest = _best_nest(u[group], b[group], c[group], mu, profit)
-        markups[group] = nest.markups
-        log_weights[group] = mu * nest.log_attraction + nest.log_shares
-    shares = np.exp(log_weights - special.logsumexp(np.append(log_weights, 0.0)))
-    return {
-        "prices": (c + markups).tolist(),
-        "shares": shares.tolist(),
-        "profit": float((markups * shares).sum()),
-    }
+    return _price_assortment(u, b, c, _check_nests(nests, len(u)))
 
 
 @answers_in_floating_point()
@@ -185,7 +161,7 @@ def logit_duopoly_prices(
     # First-order condition: markup = differentiation / (1 - share) = differentiation x (1 + odds).
     markup = mu * (1.0 + np.exp(log_odds))
     # Money in units of the differentiation, and from the cost on.
-    together = assortment_prices(values.tolist(), [1.0] * len(a), [0.0] * len(a))
+    together = _price_assortment(values, np.ones(len(a)), np.zeros(len(a)), _check_nests(None, len(a)))
     collusive = mu * np.array(together["prices"])
     return {
         "nash_prices": (c + markup).tolist(),
@@ -226,13 +202,16 @@ def ramsey_prices(
     top = min(1.0, float(e.min()))
     at_top = e > top
 
-    def evaluate(t: float, rest: float) -> tuple[np.ndarray, float]:
-        """Prices and log surplus at the Ramsey number t, `rest` below the top."""
-        prices = c * e / (e - top + rest)
-        return prices, float(special.logsumexp(np.log(k) + (1.0 - e) * np.log(prices) + math.log(t) - np.log(e)))
+    def find_prices(log_odds: float) -> np.ndarray:
+        """Prices at the Ramsey number t whose log odds within (0, top) are given: c e / (e - t)."""
+        return c * e / (e - top + top * float(special.expit(-log_odds)))
 
     def excess(log_odds: float) -> float:
-        return evaluate(top * float(special.expit(log_odds)), top * float(special.expit(-log_odds)))[1] - wanted
+        """Log of the surplus sum of k p ** (1 - e) t / e over the required one."""
+        log_number = math.log(top) + float(special.log_expit(log_odds))
+        return float(special.logsumexp(np.log(k) + (1.0 - e) * np.log(find_prices(log_odds)) - np.log(e))) + (
+            log_number - wanted
+        )
 
     # At the top, goods with e = t have an infinite price: surplus k if e is 1, without limit if e is below 1.
     wanted, most, attained = math.log(required), math.inf, bool(at_top.all())
@@ -241,14 +220,15 @@ def ramsey_prices(
         most = float(special.logsumexp(np.where(at_top, dear, np.log(k))))
     if wanted > most + 1e-12 or (wanted >= most and not attained):
         raise ValueError(f"required_surplus is {required:g}; at most {math.exp(most):.6g} can be earned, by monopolies")
+    if excess(-_MOST_LOG_ODDS) >= 0.0:
+        # Demand so large that prices exceed costs by less than a digit.
+        return {"prices": c.tolist(), "ramsey_number": 0.0}
     if excess(_MOST_LOG_ODDS) <= 0.0:
         if not attained:
             raise ValueError(f"required_surplus is {required:g}; a price would leave the range of floating point")
-        number, rest = top, 0.0
-    else:
-        odds = brentq(excess, -_MOST_LOG_ODDS, _MOST_LOG_ODDS, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS)
-        number, rest = (top * float(special.expit(sign * odds)) for sign in (1.0, -1.0))
-    return {"prices": evaluate(number, rest)[0].tolist(), "ramsey_number": number}
+        return {"prices": (c * e / (e - top)).tolist(), "ramsey_number": top}
+    odds = brentq(excess, -_MOST_LOG_ODDS, _MOST_LOG_ODDS, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS)
+    return {"prices": find_prices(odds).tolist(), "ramsey_number": top * float(special.expit(odds))}
 
 
 @answers_in_floating_point()
@@ -298,6 +278,36 @@ class _Nest:
     log_attraction: float
     log_shares: np.ndarray  # within the nest
     log_gain: float  # log of attraction ** dissimilarity x (mean markup - profit)
+
+
+def _price_assortment(
+    u: np.ndarray, b: np.ndarray, c: np.ndarray, groups: list[tuple[np.ndarray, float]]
+) -> dict[str, Any]:
+    """Prices, shares and profit of an assortment whose nests are given by positions and dissimilarity."""
+
+    def log_gain(log_profit: float) -> float:
+        """Log of the best total attraction-weighted excess markup, minus log profit: falls in the profit."""
+        best = [_best_nest(u[g], b[g], c[g], mu, math.exp(log_profit)).log_gain for g, mu in groups]
+        return float(special.logsumexp(best)) - log_profit
+
+    low, high = -1.0, 1.0
+    while log_gain(high) > 0:
+        high += 1.0
+    while log_gain(low) < 0:
+        low *= 2.0
+    profit = math.exp(brentq(log_gain, low, high, xtol=1e-15, rtol=1e-15, maxiter=_ROUNDS))
+
+    markups, log_weights = np.empty(len(u)), np.empty(len(u))
+    for group, mu in groups:
+        nest = _best_nest(u[group], b[group], c[group], mu, profit)
+        markups[group] = nest.markups
+        log_weights[group] = mu * nest.log_attraction + nest.log_shares
+    shares = np.exp(log_weights - special.logsumexp(np.append(log_weights, 0.0)))
+    return {
+        "prices": (c + markups).tolist(),
+        "shares": shares.tolist(),
+        "profit": float((markups * shares).sum()),
+    }
 
 
 def _best_nest(u: np.ndarray, b: np.ndarray, c: np.ndarray, mu: float, profit: float) -> _Nest:
@@ -361,6 +371,9 @@ def _check_nests(nests: Sequence[Mapping[str, Any]] | None, num_products: int) -
 
 def _log_odds_of_best_reply(value: float) -> float:
     """Log odds z of the share s with log s + 1 / (1 - s) = value, the first-order condition of a logit firm."""
+
+    if value < -40.0:
+        return value - 1.0  # to the last digit
 
     def excess(z: float) -> float:
         """Grows from 0 with z."""

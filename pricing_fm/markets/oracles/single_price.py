@@ -260,7 +260,8 @@ def parity_constrained_prices(max_valuations: Sequence[float], parity: float) ->
 
 
 def _is_logit(demand: Any) -> bool:
-    return isinstance(demand, Mapping) and demand.get("kind") == "logit"
+    kind = demand.get("kind") if isinstance(demand, Mapping) else None
+    return isinstance(kind, str) and kind == "logit"
 
 
 def _check_bounds(price_bounds: Sequence[float] | None) -> tuple[float, float]:
