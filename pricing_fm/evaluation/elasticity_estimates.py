@@ -133,16 +133,50 @@ def _shrink(fit: CategoryFit, codes: np.ndarray, items: int) -> tuple[np.ndarray
     product = np.bincount(codes, weights=fit.log_price * fit.residuals, minlength=items)
     moved = variation > SMALLEST_VARIATION
     slopes, precision = product[moved] / variation[moved], variation[moved] / max(fit.noise, 1e-12)
-    centre = np.average(slopes, weights=precision)
-    surplus = (precision * (slopes - centre) ** 2).sum() - (moved.sum() - 1)
-    spread = precision.sum() - (precision**2).sum() / precision.sum()
-    between = max(0.0, surplus / spread) if spread > 0 else 0.0  # variance of true elasticities in the category
-    own = precision * between / (1.0 + precision * between)  # weight of an item's own slope
+    centre, between = _measure_spread(slopes, precision)
     slope = np.full(items, centre)
-    slope[moved] = own * slopes + (1.0 - own) * centre
     error = np.full(items, np.sqrt(between + 1.0 / precision.sum()))
-    error[moved] = np.sqrt(own / precision + (1.0 - own) ** 2 / precision.sum())
+    slope[moved], error[moved] = _pull_together(slopes, precision, centre, between)
     return slope, error
+
+
+def shrink_slopes(
+    slopes: np.ndarray, precision: np.ndarray, centre: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Empirical-Bayes estimates from separate ones: the less precise, the closer to the common mean.
+
+    Args:
+        slopes (`np.ndarray`, shape `(items,)`): Separate estimates, finite.
+        precision (`np.ndarray`, shape `(items,)`): Inverse squared standard errors, > 0.
+        centre (`float`, *optional*): What to shrink towards; by default the mean weighted by total precision.
+
+    Returns:
+        `tuple`: Estimates and their standard errors, `(items,)` each.
+
+    References:
+        DerSimonian and Laird 1986, "Meta-analysis in clinical trials".
+    """
+    mean, between = _measure_spread(slopes, precision)
+    if centre is None:
+        # Few precise items must not stand for all: the spread between items counts in their weights.
+        mean = float(np.average(slopes, weights=1.0 / (1.0 / precision + between)))
+    return _pull_together(slopes, precision, mean if centre is None else centre, between)
+
+
+def _measure_spread(slopes: np.ndarray, precision: np.ndarray) -> tuple[float, float]:
+    """Mean weighted by precision, and variance of the true slopes between items."""
+    centre = float(np.average(slopes, weights=precision))
+    surplus = (precision * (slopes - centre) ** 2).sum() - (len(slopes) - 1)
+    spread = precision.sum() - (precision**2).sum() / precision.sum()
+    return centre, max(0.0, surplus / spread) if spread > 0 else 0.0
+
+
+def _pull_together(
+    slopes: np.ndarray, precision: np.ndarray, centre: float, between: float
+) -> tuple[np.ndarray, np.ndarray]:
+    own = precision * between / (1.0 + precision * between)  # weight of an item's own slope
+    error = np.sqrt(own / precision + (1.0 - own) ** 2 / precision.sum())
+    return own * slopes + (1.0 - own) * centre, error
 
 
 def _remove_means(table: np.ndarray, codes: np.ndarray, periods: np.ndarray | None) -> np.ndarray:
