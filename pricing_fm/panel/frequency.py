@@ -1,6 +1,7 @@
 """The step between two periods of a panel: its name, its arithmetic, how it is read off a table."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -156,6 +157,57 @@ class Frequency:
         return number, month_phase * 32 * DAY + within
 
 
+class StepCounts:
+    """How often which step occurs between consecutive rows of an item, gathered part by part of a table."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[int] = Counter()
+        self._months: Counter[int] = Counter()
+        self._within_month: Counter[int] = Counter()
+
+    def add(self, items: np.ndarray, timestamps: np.ndarray) -> None:
+        """Counts the rows of some items; an item's rows all lie in one part.
+
+        Args:
+            items (`np.ndarray`, int64, shape `(rows,)`): Item numbers, sorted.
+            timestamps (`np.ndarray`, datetime64, shape `(rows,)`): Starts of periods, sorted within an item, no
+                duplicates.
+        """
+        stamps = timestamps.astype("datetime64[s]")
+        same_item = items[1:] == items[:-1]
+        _count(self._seconds, np.diff(stamps).astype(np.int64)[same_item])
+        months = stamps.astype("datetime64[M]")
+        _count(self._months, np.diff(months.astype(np.int64))[same_item])
+        _count(self._within_month, (stamps - months.astype("datetime64[s]")).astype(np.int64))
+
+    def infer(self) -> Frequency:
+        """The most common step over the whole table.
+
+        Returns:
+            `Frequency`: Ties go to the shorter step.
+
+        Raises:
+            PanelError: If no item has two rows, or the step fits no frequency.
+        """
+        if not self._seconds:
+            raise PanelError("no item has two periods, so there is no step to read; add history or declare `frequency`")
+        step = _most_common(self._seconds)
+        days = step // DAY
+        if days < 28:
+            return Frequency.of_seconds(step)
+        common_day = _most_common(self._within_month)
+        share_of_common_day = self._within_month[common_day] / self._within_month.total()
+        if share_of_common_day > 0.5 and common_day < 28 * DAY:
+            return Frequency.of_months(_most_common(self._months))
+        if days in (29, 30, 31, 89, 90, 91, 92, 365, 366):
+            raise PanelError(
+                f"the most common step is {days} days, and the timestamps share no day of the month: monthly, "
+                f"quarterly and yearly periods are named by their start (the same day, 28 or lower). Use the first "
+                f"day, or declare `frequency: {days}D` if the step really is fixed"
+            )
+        return Frequency.of_seconds(step)
+
+
 def infer_frequency(items: np.ndarray, timestamps: np.ndarray) -> Frequency:
     """The most common step between consecutive rows of an item, over the whole table.
 
@@ -169,35 +221,66 @@ def infer_frequency(items: np.ndarray, timestamps: np.ndarray) -> Frequency:
     Raises:
         PanelError: If no item has two rows, or the step fits no frequency.
     """
-    stamps = timestamps.astype("datetime64[s]")
-    gaps = np.diff(stamps).astype(np.int64)[items[1:] == items[:-1]]
-    if gaps.size == 0:
-        raise PanelError("no item has two periods, so there is no step to read; add history or declare `frequency`")
-    step = _most_common(gaps)
-    days = step // DAY
-    if days < 28:
-        return Frequency.of_seconds(step)
-    within = (stamps - stamps.astype("datetime64[M]").astype("datetime64[s]")).astype(np.int64)
-    share_of_common_day = np.mean(within == _most_common(within))
-    if share_of_common_day > 0.5 and _most_common(within) < 28 * DAY:
-        months = stamps.astype("datetime64[M]").astype(np.int64)
-        return Frequency.of_months(_most_common(np.diff(months)[items[1:] == items[:-1]]))
-    if days in (29, 30, 31, 89, 90, 91, 92, 365, 366):
-        raise PanelError(
-            f"the most common step is {days} days, and the timestamps share no day of the month: monthly, "
-            f"quarterly and yearly periods are named by their start (the same day, 28 or lower). Use the first day, or "
-            f"declare `frequency: {days}D` if the step really is fixed"
-        )
-    return Frequency.of_seconds(step)
+    counts = StepCounts()
+    counts.add(items, timestamps)
+    return counts.infer()
 
 
-def find_foreign_steps(items: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Rows that open a stretch with another step: several equal gaps in a row, all longer than one period.
+class LongSteps:
+    """Stretches with another step than the panel's, gathered part by part of a table.
 
     Single gaps of whole multiples are absent rows and fine. A run of equal longer gaps is another frequency when it
     fills an item (3 gaps or more), opens or closes it (4 or more) or is long anywhere (8 or more). In a sparse log such
     runs also happen by chance: no run counts of which 0.01 or more are expected, given how often its gap occurs
     elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+        self._counts = np.zeros(10_001, dtype=np.int64)
+        self._num_items = self._num_gaps = self._num_rows = 0
+
+    def add(self, items: np.ndarray, numbers: np.ndarray) -> None:
+        """Looks through the rows of some items; an item's rows all lie in one part.
+
+        Args:
+            items (`np.ndarray`, int64, shape `(rows,)`): Item numbers, sorted.
+            numbers (`np.ndarray`, int64, shape `(rows,)`): Period numbers, increasing within an item.
+        """
+        first_row, self._num_rows = self._num_rows, self._num_rows + len(items)
+        self._num_items += int(np.count_nonzero(np.diff(items))) + 1
+        inside = np.flatnonzero(items[1:] == items[:-1])  # gap i lies between rows i and i + 1
+        if inside.size == 0:
+            return
+        self._num_gaps += inside.size
+        gaps, owner = np.diff(numbers)[inside], items[inside]
+        starts = np.flatnonzero(np.r_[True, (gaps[1:] != gaps[:-1]) | (owner[1:] != owner[:-1])])
+        lengths = np.diff(np.r_[starts, len(gaps)])
+        opens = np.r_[True, owner[starts[1:]] != owner[starts[1:] - 1]]
+        closes = np.r_[opens[1:], True]
+        long_enough = (opens & closes & (lengths >= 3)) | ((opens | closes) & (lengths >= 4)) | (lengths >= 8)
+        suspect = (gaps[starts] > 1) & long_enough
+        elsewhere = gaps[~np.repeat(suspect, lengths)]
+        self._counts += np.bincount(np.minimum(elsewhere, 10_000), minlength=10_001)
+        run = np.stack([first_row + inside[starts] + 1, gaps[starts], lengths, opens | closes])
+        self._runs.append(run[:, suspect])
+
+    def find(self) -> np.ndarray:
+        """Rows that open a stretch with another step.
+
+        Returns:
+            `np.ndarray`, int64: Places in the order in which rows were added, increasing: the second row of each run.
+        """
+        if not self._runs:
+            return np.empty(0, dtype=np.int64)
+        rows, gaps, lengths, at_edge = np.concatenate(self._runs, axis=1)
+        share = (self._counts[np.minimum(gaps, 10_000)] + 0.5) / (self._counts.sum() + 1)
+        places = np.where(at_edge, 2 * self._num_items, self._num_gaps)
+        return rows[places * share**lengths < 0.01]
+
+
+def find_foreign_steps(items: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Rows that open a stretch with another step, as `LongSteps` defines it.
 
     Args:
         items (`np.ndarray`, int64, shape `(rows,)`): Item numbers, sorted.
@@ -206,28 +289,18 @@ def find_foreign_steps(items: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray`, bool, shape `(rows,)`: True on the second row of each such run.
     """
+    steps = LongSteps()
+    steps.add(items, numbers)
     found = np.zeros(len(items), dtype=bool)
-    inside = np.flatnonzero(items[1:] == items[:-1])  # gap i lies between rows i and i + 1
-    if inside.size == 0:
-        return found
-    gaps, owner = np.diff(numbers)[inside], items[inside]
-    starts = np.flatnonzero(np.r_[True, (gaps[1:] != gaps[:-1]) | (owner[1:] != owner[:-1])])
-    lengths = np.diff(np.r_[starts, len(gaps)])
-    opens = np.r_[True, owner[starts[1:]] != owner[starts[1:] - 1]]
-    closes = np.r_[opens[1:], True]
-    long_enough = (opens & closes & (lengths >= 3)) | ((opens | closes) & (lengths >= 4)) | (lengths >= 8)
-    suspect = (gaps[starts] > 1) & long_enough
-    if not suspect.any():
-        return found
-    elsewhere = gaps[~np.repeat(suspect, lengths)]
-    counts = np.bincount(np.minimum(elsewhere, 10_000), minlength=10_001)
-    share = (counts[np.minimum(gaps[starts], 10_000)] + 0.5) / (len(elsewhere) + 1)
-    places = np.where(opens | closes, 2 * (items[-1] + 1), len(gaps))
-    foreign = suspect & (places * share**lengths < 0.01)
-    found[inside[starts[foreign]] + 1] = True
+    found[steps.find()] = True
     return found
 
 
-def _most_common(values: np.ndarray) -> int:
-    unique, counts = np.unique(values, return_counts=True)
-    return int(unique[counts.argmax()])
+def _count(counts: Counter[int], values: np.ndarray) -> None:
+    unique, times = np.unique(values, return_counts=True)
+    counts.update(dict(zip(unique.tolist(), times.tolist())))
+
+
+def _most_common(counts: Counter[int]) -> int:
+    most = max(counts.values())
+    return min(value for value, times in counts.items() if times == most)

@@ -30,7 +30,27 @@ class Lives:
     numbers: np.ndarray
 
 
-def complete_lives(frame: pd.DataFrame, items: np.ndarray, frequency: Frequency, schema: PanelSchema) -> pd.DataFrame:
+@dataclass(frozen=True)
+class WholePanel:
+    """What filling a part of a panel, some of its items, has to know of the rest.
+
+    Args:
+        last_observed (`int`): Number of the last period in which any item has units.
+        modal_prices (`pd.Series`): Most frequent price by (`product_id`, number of the period), for every product of
+            the part that is sold at several places; ties go to the lower price.
+    """
+
+    last_observed: int
+    modal_prices: pd.Series
+
+
+def complete_lives(
+    frame: pd.DataFrame,
+    items: np.ndarray,
+    frequency: Frequency,
+    schema: PanelSchema,
+    whole: WholePanel | None = None,
+) -> pd.DataFrame:
     """Fills the periods between an item's first and last row.
 
     Units of a filled period are missing, or zero when the schema says that absent rows mean no sales and the period is
@@ -42,6 +62,7 @@ def complete_lives(frame: pd.DataFrame, items: np.ndarray, frequency: Frequency,
         items (`np.ndarray`, int64, shape `(rows,)`): Item numbers from 0, sorted.
         frequency (`Frequency`): Step between periods.
         schema (`PanelSchema`): Column mapping, roles and the meaning of absent rows.
+        whole (`WholePanel`, *optional*): The panel that the table is a part of; None = the table is all of it.
 
     Returns:
         `pd.DataFrame`: One row per item and period, sorted, with the column `price_imputed` (bool).
@@ -74,8 +95,9 @@ def complete_lives(frame: pd.DataFrame, items: np.ndarray, frequency: Frequency,
     if schema.absent_rows == "zero":
         observed = np.flatnonzero(~np.isnan(columns[names.UNITS]))
         last_observed = lives.numbers[observed].max() if observed.size else lives.numbers.min() - 1
+        last_observed = last_observed if whole is None else whole.last_observed
         columns[names.UNITS][filled & (lives.numbers <= last_observed)] = 0.0
-    _carry_prices(columns, lives, filled)
+    _carry_prices(columns, lives, filled, whole)
     return pd.DataFrame({column: columns[column] for column in order_columns(columns, schema)})
 
 
@@ -117,7 +139,7 @@ def _last_source_row(position: np.ndarray, length: int) -> np.ndarray:
     return np.maximum.accumulate(source)  # sorted by item and time, and every item starts with a source row
 
 
-def _carry_prices(columns: dict[str, np.ndarray], lives: Lives, filled: np.ndarray) -> None:
+def _carry_prices(columns: dict[str, np.ndarray], lives: Lives, filled: np.ndarray, whole: WholePanel | None) -> None:
     price = columns[names.PRICE]
     own = ~np.isnan(price)
     # Rows after an item's last known period are no plan without a price, so nothing is carried there.
@@ -132,7 +154,12 @@ def _carry_prices(columns: dict[str, np.ndarray], lives: Lives, filled: np.ndarr
     carried = price.copy()
     carried[reachable] = price[last_price[reachable]]
     if names.PRODUCT_ID in columns and wanted.any():
-        modal = _modal_prices(columns[names.PRODUCT_ID], lives.numbers, price, wanted)
+        products = columns[names.PRODUCT_ID]
+        if whole is None:
+            modal = _modal_prices(products, lives.numbers, price, wanted)
+        else:
+            keys = pd.MultiIndex.from_arrays([products[wanted], lives.numbers[wanted]])
+            modal = whole.modal_prices.reindex(keys).to_numpy()
         carried[wanted] = np.where(np.isnan(modal), carried[wanted], modal)
     columns[names.PRICE] = carried
     before = columns.get(names.PRICE_IMPUTED)

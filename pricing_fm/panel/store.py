@@ -79,11 +79,12 @@ class SeriesStore:
         return np.array([hash_item_id(item_id) for item_id in self.item_ids], dtype=np.uint64)
 
 
-def build_store(panel: Panel) -> SeriesStore:
+def build_store(panel: Panel, fingerprint: str | None = None) -> SeriesStore:
     """Lays a panel out as arrays.
 
     Args:
         panel (`Panel`): Checked panel.
+        fingerprint (`str`, *optional*): By which the store is known; the panel's own by default.
 
     Returns:
         `SeriesStore`: Same items in the same order; columns the panel lacks are NaN throughout.
@@ -120,7 +121,7 @@ def build_store(panel: Panel) -> SeriesStore:
         static_reals=reals,
         frequency=panel.frequency,
         name=panel.name,
-        fingerprint=panel.fingerprint(),
+        fingerprint=panel.fingerprint() if fingerprint is None else fingerprint,
     )
 
 

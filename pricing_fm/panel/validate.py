@@ -1,6 +1,7 @@
 """What a table must fulfil to become a panel, and what only looks like a mistake."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -124,32 +125,76 @@ def check_frequency(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema)
     """
     stamps = frame[names.TIMESTAMP].to_numpy()
     frequency = Frequency.parse(schema.frequency) if schema.frequency else infer_frequency(items, stamps)
+    check_days(frame, frequency, schema)
+    numbers, phases = frequency.locate(stamps)
+    usual, counts = np.unique(phases, return_counts=True)
+    check_grid(frame, phases, usual[counts.argmax()], frequency, schema)
+    if schema.frequency is None:
+        refuse_long_steps(frame[find_foreign_steps(items, numbers)], frequency, schema)
+    return frequency
+
+
+def check_days(frame: pd.DataFrame, frequency: Frequency, schema: PanelSchema) -> None:
+    """Refuses days of the month that not every month has.
+
+    Args:
+        frame (`pd.DataFrame`): Table; index = 0-based source rows.
+        frequency (`Frequency`): The panel's step.
+        schema (`PanelSchema`): Column mapping, for the message.
+
+    Raises:
+        PanelError: If a row of a monthly panel is named by a day above 28.
+    """
     if frequency.months and (frame[names.TIMESTAMP].dt.day > 28).any():
         late = (frame[names.TIMESTAMP].dt.day > 28).to_numpy()
         action = "Use the first day of the period."
         refuse_rows(frame, late, names.TIMESTAMP, "months are named by a day up to 28", action, schema)
-    numbers, phases = frequency.locate(stamps)
-    usual, counts = np.unique(phases, return_counts=True)
+
+
+def check_grid(frame: pd.DataFrame, phases: np.ndarray, usual: int, frequency: Frequency, schema: PanelSchema) -> None:
+    """Refuses rows that do not start where the panel's periods start.
+
+    Args:
+        frame (`pd.DataFrame`): Table; index = 0-based source rows.
+        phases (`np.ndarray`, int64, shape `(rows,)`): Phase of each row, from `Frequency.locate`.
+        usual (`int`): The panel's phase.
+        frequency (`Frequency`): The panel's step.
+        schema (`PanelSchema`): Column mapping, for the message.
+
+    Raises:
+        PanelError: If a row has another phase.
+    """
     refuse_rows(
         frame,
-        phases != usual[counts.argmax()],
+        phases != usual,
         names.TIMESTAMP,
         f"it lies off the panel's grid: the {'declared' if schema.frequency else 'most common'} step is "
         f"{frequency.name!r}, and one panel has one frequency and one start of the period",
         "Aggregate all items to the same periods.",
         schema,
     )
-    if schema.frequency is None:
-        refuse_rows(
-            frame,
-            find_foreign_steps(items, numbers),
-            names.TIMESTAMP,
-            f"from here on the rows of this item are several periods apart again and again, while the panel's most "
-            f"common step is {frequency.name!r}; one panel has one frequency",
-            f"Aggregate to the same periods, or declare `frequency: {frequency.name}` if rows are just absent.",
-            schema,
-        )
-    return frequency
+
+
+def refuse_long_steps(frame: pd.DataFrame, frequency: Frequency, schema: PanelSchema) -> None:
+    """Refuses stretches with another step than the panel's.
+
+    Args:
+        frame (`pd.DataFrame`): The rows that open such a stretch; index = 0-based source rows.
+        frequency (`Frequency`): The panel's step.
+        schema (`PanelSchema`): Column mapping, for the message.
+
+    Raises:
+        PanelError: If there is such a row.
+    """
+    refuse_rows(
+        frame,
+        np.ones(len(frame), dtype=bool),
+        names.TIMESTAMP,
+        f"from here on the rows of this item are several periods apart again and again, while the panel's most "
+        f"common step is {frequency.name!r}; one panel has one frequency",
+        f"Aggregate to the same periods, or declare `frequency: {frequency.name}` if rows are just absent.",
+        schema,
+    )
 
 
 def check_constants(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema) -> pd.DataFrame:
@@ -198,15 +243,34 @@ def check_history(frame: pd.DataFrame, items: np.ndarray) -> None:
         PanelError: If no item has two periods with units.
     """
     observed = np.bincount(items, weights=frame[names.UNITS].notna().to_numpy(), minlength=items[-1] + 1)
+    item_ids = frame[names.ITEM_ID].to_numpy()[np.searchsorted(items, np.arange(items[-1] + 1))]
+    if message := check_observed_periods(observed, item_ids):
+        warn(message)
+
+
+def check_observed_periods(observed: np.ndarray, item_ids: Sequence[str] | np.ndarray) -> str | None:
+    """Refuses a panel nobody could learn from.
+
+    Args:
+        observed (`np.ndarray`, shape `(items,)`): Periods with units of each item.
+        item_ids (`Sequence[str]`): Items in the same order.
+
+    Returns:
+        `str` or None: What to warn of: items with fewer than two observed periods.
+
+    Raises:
+        PanelError: If no item has two periods with units.
+    """
     if observed.max() < 2:
         raise PanelError("no item has two observed periods; a panel needs at least two periods of units for some item")
     short = np.flatnonzero(observed < 2)
-    if short.size:
-        shown = frame[names.ITEM_ID].to_numpy()[np.searchsorted(items, short[:3])]
-        warn(
-            f"{short.size} of {len(observed)} items have fewer than two observed periods (for example "
-            f"{', '.join(map(repr, shown))}); they are kept and get the flagged fallback"
-        )
+    if not short.size:
+        return None
+    shown = ", ".join(repr(item_ids[item]) for item in short[:3].tolist())
+    return (
+        f"{short.size} of {len(observed)} items have fewer than two observed periods (for example {shown}); they are "
+        f"kept and get the flagged fallback"
+    )
 
 
 def warn_of_likely_mistakes(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema) -> None:
@@ -217,29 +281,44 @@ def warn_of_likely_mistakes(frame: pd.DataFrame, items: np.ndarray, schema: Pane
         items (`np.ndarray`, int64, shape `(rows,)`): Item numbers.
         schema (`PanelSchema`): Column mapping, for the message.
     """
+    for describe in (describe_price_jumps, describe_traffic):
+        if message := describe(frame, items, schema):
+            warn(message)
+
+
+def describe_price_jumps(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema) -> str | None:
+    """What to warn of when a price changes by a factor of 50; arguments as in `warn_of_likely_mistakes`."""
     priced = np.flatnonzero(frame[names.PRICE].notna().to_numpy())
     logs = np.log(frame[names.PRICE].to_numpy()[priced])
     # The tolerance keeps a jump of exactly 50x a jump after rounding of the logarithm.
     jump = (np.abs(np.diff(logs)) >= np.log(PRICE_JUMP) - 1e-9) & (np.diff(items[priced]) == 0)
-    if jump.any():
-        before, after = priced[np.flatnonzero(jump)[0]], priced[np.flatnonzero(jump)[0] + 1]
-        prices = frame[names.PRICE].to_numpy()
-        warn(
-            f"{locate_row(frame, after)}: {name_column(names.PRICE, schema)} jumps from {prices[before]:g} to "
-            f"{prices[after]:g}; a factor of {PRICE_JUMP:g} or more looks like currency units against cents. "
-            f"({int(jump.sum())} such jumps.)"
-        )
-    if names.TRAFFIC in frame:
-        traffic, units = frame[names.TRAFFIC].to_numpy(), frame[names.UNITS].to_numpy()
-        both = (traffic > 0) & (units > 0)
-        log_traffic, log_units = np.log(traffic[both]), np.log(units[both])
-        if both.sum() > 2 and log_traffic.std() > 0 and log_units.std() > 0:
-            correlation = np.corrcoef(log_traffic, log_units)[0, 1]
-            if correlation > TRAFFIC_CORRELATION:
-                warn(
-                    f"{name_column(names.TRAFFIC, schema)} tracks units (log correlation {correlation:.3f}): it seems "
-                    f"to count buyers. Traffic counts visits or offers, bought or not; otherwise drop the column"
-                )
+    if not jump.any():
+        return None
+    before, after = priced[np.flatnonzero(jump)[0]], priced[np.flatnonzero(jump)[0] + 1]
+    prices = frame[names.PRICE].to_numpy()
+    return (
+        f"{locate_row(frame, after)}: {name_column(names.PRICE, schema)} jumps from {prices[before]:g} to "
+        f"{prices[after]:g}; a factor of {PRICE_JUMP:g} or more looks like currency units against cents. "
+        f"({int(jump.sum())} such jumps.)"
+    )
+
+
+def describe_traffic(frame: pd.DataFrame, items: np.ndarray, schema: PanelSchema) -> str | None:
+    """What to warn of when traffic seems to count buyers; arguments as in `warn_of_likely_mistakes`."""
+    if names.TRAFFIC not in frame:
+        return None
+    traffic, units = frame[names.TRAFFIC].to_numpy(), frame[names.UNITS].to_numpy()
+    both = (traffic > 0) & (units > 0)
+    log_traffic, log_units = np.log(traffic[both]), np.log(units[both])
+    if both.sum() <= 2 or not log_traffic.std() > 0 or not log_units.std() > 0:
+        return None
+    correlation = np.corrcoef(log_traffic, log_units)[0, 1]
+    if correlation <= TRAFFIC_CORRELATION:
+        return None
+    return (
+        f"{name_column(names.TRAFFIC, schema)} tracks units (log correlation {correlation:.3f}): it seems "
+        f"to count buyers. Traffic counts visits or offers, bought or not; otherwise drop the column"
+    )
 
 
 def warn(message: str) -> None:
