@@ -36,6 +36,9 @@ _SIMULATED_POINTS, _SIMULATED_FINEST = 31, 2e-3
 
 ONE_PERIOD, DYNAMIC_PROGRAM, FLUID, RELAXED = "one-period optimum", "dynamic program", "fluid bound", "relaxed bound"
 
+_Simulated = tuple[SimulatedValue, np.ndarray | None]  # what a policy earns, and its plan as in `MarketSolution`
+_Constant = tuple[SimulatedValue, np.ndarray]  # likewise, every row of the plan the same
+
 
 @dataclass(frozen=True)
 class MarketSolution:
@@ -52,6 +55,7 @@ class MarketSolution:
         constant_value: Expected reward of the best prices that never change, a price of its own for every item (on the
             ladder, for dynamic programs). Simulated on the luck of `value` where that is simulated; the prices are
             chosen on it too.
+        constant_prices: These prices, currency per unit, `(products, segments)`.
         standard_error: Of `value` where it is simulated, else 0.
         constant_standard_error: Of `constant_value` where it is simulated, else 0.
         plan: What `choose` follows: dynamic programs of the items (one for all if they are coupled), prices by period
@@ -63,6 +67,7 @@ class MarketSolution:
     upper_bound: float
     myopic_value: float
     constant_value: float
+    constant_prices: np.ndarray
     standard_error: float
     constant_standard_error: float
     plan: tuple[DynamicProgram, ...] | np.ndarray | None
@@ -117,7 +122,7 @@ def solve_market(
     # The expected reward of a separable item is in proportion to its shock, which therefore changes no price.
     still = not moves or (market.is_separable and not market.costs.is_moving)
     if still and all(part is None for part in linked):
-        return _solve_static(replace(market, shock=None))
+        return replace(_solve_static(replace(market, shock=None)), market=market)
     if not moves:
         programs = _solve_programs(market, rungs, grid_points)
         if programs is not None:
@@ -158,7 +163,7 @@ def _solve_static(market: Market) -> MarketSolution:
     regimes = 1 if market.regimes is None else market.regimes.count
     rows = prices.reshape(-1, regimes, *market.shape[1:])
     plan = np.broadcast_to(rows, (market.num_periods, *rows.shape[1:]))
-    return MarketSolution(ONE_PERIOD, totals[0], totals[1], totals[0], totals[2], 0.0, 0.0, plan, market)
+    return MarketSolution(ONE_PERIOD, totals[0], totals[1], totals[0], totals[2], constant, 0.0, 0.0, plan, market)
 
 
 def _list_occasions(market: Market) -> tuple[MarketState, np.ndarray]:
@@ -170,7 +175,7 @@ def _list_occasions(market: Market) -> tuple[MarketState, np.ndarray]:
     chances = np.ones((market.num_periods, 1))
     if market.regimes is not None:
         now = np.zeros(market.regimes.count)
-        now[_state_at(market, 0).regime] = 1.0
+        now[_begin(market).regime] = 1.0
         chances = np.empty((market.num_periods, len(now)))
         for period in range(market.num_periods):
             chances[period] = now
@@ -178,7 +183,7 @@ def _list_occasions(market: Market) -> tuple[MarketState, np.ndarray]:
     regimes = chances.shape[1]
     if periods == 1:
         chances = chances.sum(axis=0, keepdims=True)
-    states = _state_at(market, 0).select(np.zeros(periods * regimes, dtype=int))
+    states = _begin(market).select(np.zeros(periods * regimes, dtype=int))
     states = states._replace(period=np.repeat(np.arange(periods), regimes))
     if market.regimes is not None:
         states = states._replace(regime=np.tile(np.arange(regimes), periods))
@@ -212,7 +217,10 @@ def _combine(market: Market, programs: tuple[DynamicProgram, ...]) -> MarketSolu
     value = sum(program.value for program in programs)
     myopic = sum(program.myopic_value for program in programs)
     constant = sum(program.constant_value for program in programs)
-    return MarketSolution(DYNAMIC_PROGRAM, value, value, myopic, constant, 0.0, 0.0, programs, market)
+    # One program holds all items, or every item has its own.
+    rungs = np.array([program.ladder[program.constant_values.argmax()] for program in programs])
+    prices = rungs.reshape(market.shape[1:])
+    return MarketSolution(DYNAMIC_PROGRAM, value, value, myopic, constant, prices, 0.0, 0.0, programs, market)
 
 
 def _solve_fluid(market: Market, num_rollouts: int, seed: int) -> MarketSolution:
@@ -237,19 +245,16 @@ def _solve_relaxed(market: Market, num_rollouts: int, seed: int) -> MarketSoluti
     return _take_best(market, method, bound.mean + 3.0 * bound.standard_error, found)
 
 
-Simulated = tuple[SimulatedValue, np.ndarray | None]  # what a policy earns, and its plan as in `MarketSolution`
-
-
 def _simulate_simple_policies(
     market: Market, candidates: list[np.ndarray], num_rollouts: int, seed: int
-) -> tuple[Simulated, Simulated]:
+) -> tuple[_Simulated, _Constant]:
     """The myopic seller and the best constant prices, on the same luck."""
     myopic = simulate_policy(market, lambda state: _choose_one_period(market, state), num_rollouts, seed)
 
     def earn(prices: np.ndarray) -> np.ndarray:
         return simulate_items(market, lambda state: _spread(prices, state), num_rollouts, seed).mean(axis=0)
 
-    first = _choose_one_period(market, _state_at(market, 0))[0]
+    first = _choose_one_period(market, _begin(market))[0]
     prices = find_constant_prices(market, earn, [*candidates, first], _SIMULATED_POINTS, _SIMULATED_FINEST)
     constant = simulate_policy(market, lambda state: _spread(prices, state), num_rollouts, seed)
     plan = np.broadcast_to(prices, (market.num_periods, 1, *prices.shape))
@@ -257,10 +262,10 @@ def _simulate_simple_policies(
 
 
 def _take_best(
-    market: Market, method: str, bound: float, simple: tuple[Simulated, Simulated], *others: Simulated
+    market: Market, method: str, bound: float, simple: tuple[_Simulated, _Constant], *others: _Simulated
 ) -> MarketSolution:
     """The oracle follows the best policy that was simulated."""
-    myopic, constant = simple[0][0], simple[1][0]
+    (myopic, _), (constant, steady) = simple
     best, plan = max([*others, *simple], key=lambda policy: policy[0].mean)
     return MarketSolution(
         method=method,
@@ -268,6 +273,7 @@ def _take_best(
         upper_bound=bound,
         myopic_value=myopic.mean,
         constant_value=constant.mean,
+        constant_prices=steady[0, 0],
         standard_error=best.standard_error,
         constant_standard_error=constant.standard_error,
         plan=plan,
@@ -294,9 +300,8 @@ def _choose_one_period(market: Market, state: MarketState) -> np.ndarray:
     return np.array(found)[np.searchsorted(regimes, state.regime)]
 
 
-def _state_at(market: Market, period: int) -> MarketState:
-    state = start(market, build_streams(0, np.zeros(1, dtype=int)))
-    return state._replace(period=np.array([period]))
+def _begin(market: Market) -> MarketState:
+    return start(market, build_streams(0, np.zeros(1, dtype=int)))
 
 
 def _take_item(state: MarketState, place: tuple[int, ...]) -> MarketState:
