@@ -6,6 +6,7 @@ from pricing_fm.panel.load import load_panel
 from pricing_fm.panel.panel import Panel
 from pricing_fm.panel.sampler import WindowSampler
 from pricing_fm.panel.schema import PanelSchema, read_schema
+from pricing_fm.panel.shards import ShardSettings, load_shards, prepare_shards
 from pricing_fm.panel.splits import CategorySplit, TimeSplit, split_by_category, split_by_time
 from pricing_fm.panel.store import SeriesStore, build_store, load_store, save_store
 from pricing_fm.panel.windows import RawWindows, concatenate_windows, origins_at, read_windows
@@ -17,13 +18,16 @@ __all__ = [
     "PanelSchema",
     "RawWindows",
     "SeriesStore",
+    "ShardSettings",
     "TimeSplit",
     "WindowSampler",
     "build_store",
     "concatenate_windows",
     "load_panel",
+    "load_shards",
     "load_store",
     "origins_at",
+    "prepare_shards",
     "read_companion",
     "read_schema",
     "read_windows",
