@@ -21,7 +21,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel, split_by_category
+from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel, load_store, split_by_category
 from pricing_fm.panel.sampler import find_switch_rows
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -32,19 +32,26 @@ from pricing_fm.training.collate import PretrainBatchSource, TaskMix
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.processes import start_accelerator
-from pricing_fm.training.validation import time_forward_batches
+from pricing_fm.training.sources import Batch
+from pricing_fm.training.validation import drawn_batches, time_forward_batches
 
 
 @dataclass(frozen=True)
 class DataArguments:
     """Which panels, which of their periods, and how windows are drawn from them."""
 
-    panels: tuple[str, ...] = field(metadata={"help": "Tables of panels: paths or Hub dataset ids."})
+    panels: tuple[str, ...] = field(default=(), metadata={"help": "Tables of panels: paths or Hub dataset ids."})
     schemas: tuple[str, ...] = field(
         default=(), metadata={"help": "Schema of each panel; one for all; none = the columns bear panel names."}
     )
+    stores: tuple[str, ...] = field(
+        default=(), metadata={"help": "Prepared stores of series, trained on whole: folders of a simulated corpus."}
+    )
+    validation_stores: tuple[str, ...] = field(
+        default=(), metadata={"help": "Stores of other series, validated on at origins drawn once."}
+    )
     panel_weights: tuple[float, ...] = field(
-        default=(), metadata={"help": "Share of training windows from each panel; default: equal shares."}
+        default=(), metadata={"help": "Share of training windows from each panel, then each store; default: equal."}
     )
     held_out_categories: tuple[str, ...] = field(
         default=(), metadata={"help": "Categories that training and validation never see."}
@@ -60,15 +67,24 @@ class DataArguments:
     validation_windows: int = field(default=512, metadata={"help": "Most validation windows of each panel."})
     prediction_length: int = field(default=8, metadata={"help": "Future steps of a window."})
     minimum_history: int = field(default=8, metadata={"help": "Fewest periods before a window's forecast origin."})
+    history_shares: tuple[float, ...] = field(
+        default=(1.0,),
+        metadata={"help": "Probability that a step reads the whole context, its half, its quarter, ..."},
+    )
     batch_size: int = field(
         default=64, metadata={"help": "Windows of a step, over all processes and micro-batches together."}
     )
 
     def __post_init__(self) -> None:
-        for name in ("schemas", "panel_weights"):
-            found, allowed = len(getattr(self, name)), {0, len(self.panels)} | ({1} if name == "schemas" else set())
-            if found not in allowed:
-                raise ValueError(f"--{name} has {found} entries for {len(self.panels)} panels")
+        if not self.panels and not self.stores:
+            raise ValueError("there is nothing to train on: pass --panels or --stores")
+        if len(self.schemas) not in {0, 1, len(self.panels)}:
+            raise ValueError(f"--schemas has {len(self.schemas)} entries for {len(self.panels)} panels")
+        if len(self.panel_weights) not in {0, len(self.panels) + len(self.stores)}:
+            raise ValueError(
+                f"--panel_weights has {len(self.panel_weights)} entries for {len(self.panels)} panels and "
+                f"{len(self.stores)} stores"
+            )
         if min(self.validation_periods, self.prediction_length, self.minimum_history, self.batch_size) < 1:
             raise ValueError("--validation_periods, --prediction_length, --minimum_history, --batch_size: 1 or more")
         if self.test_periods < 0 or self.validation_windows < 1:
@@ -131,18 +147,34 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
     set_seed(loop.seed)
     model, processor = build_model(architecture)
-    train_stores = [build_store(cut.train) for cut in cuts]
+    train_stores = [build_store(cut.train) for cut in cuts] + [load_store(folder) for folder in data.stores]
     processor.trained_on_interventions = any(len(find_switch_rows(store)) for store in train_stores)
     batch_source = PretrainBatchSource(
         train_stores,
-        data.panel_weights or [1.0] * len(cuts),
+        data.panel_weights or [1.0] * len(train_stores),
         processor,
         data.batch_size,
         data.prediction_length,
         loop.seed,
         minimum_history=data.minimum_history,
+        history_shares=data.history_shares,
+        patch_length=model.config.patch_length,
     )
-    validation_batches = [
+    validation_batches = build_validation(cuts, processor, data)
+    result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)
+    processor.step_correlation = estimate_step_correlation(model, validation_batches)
+    if decisions.decision_steps and architecture.price_response == "monotone":
+        learn_decisions(model, processor, train_stores, arguments, accelerator)
+    sources = [DataSource(store.name, store.fingerprint) for store in train_stores]
+    save_base(Path(output.output_dir), model, processor, sources, arguments, result, loop.seed, accelerator)
+    # Left to the interpreter's shutdown, the communication threads may abort a process that has done its work.
+    accelerator.state.destroy_process_group()
+    return result
+
+
+def build_validation(cuts: Sequence[Cut], processor: PricingFMProcessor, data: DataArguments) -> list[Batch]:
+    """Of panels the periods after those trained on; of stores of other series windows drawn once."""
+    batches = [
         batch
         for cut in cuts
         for batch in time_forward_batches(
@@ -155,14 +187,17 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
             data.minimum_history,
         )
     ]
-    result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)
-    processor.step_correlation = estimate_step_correlation(model, validation_batches)
-    if decisions.decision_steps and architecture.price_response == "monotone":
-        learn_decisions(model, processor, train_stores, arguments, accelerator)
-    save_base(Path(output.output_dir), model, processor, cuts, arguments, result, loop.seed, accelerator)
-    # Left to the interpreter's shutdown, the communication threads may abort a process that has done its work.
-    accelerator.state.destroy_process_group()
-    return result
+    for folder in data.validation_stores:
+        size = min(data.batch_size, data.validation_windows)
+        batches += drawn_batches(
+            load_store(folder),
+            processor,
+            data.prediction_length,
+            data.validation_windows // size,
+            size,
+            data.minimum_history,
+        )
+    return batches
 
 
 def load_panels(data: DataArguments) -> list[Panel]:
@@ -258,7 +293,7 @@ def save_base(
     folder: Path,
     model: PricingFMForPreTraining,
     processor: PricingFMProcessor,
-    cuts: Sequence[Cut],
+    sources: list[DataSource],
     arguments: Sequence[object],
     result: TrainingResult,
     seed: int,
@@ -270,7 +305,6 @@ def save_base(
         model.save_pretrained(folder, state_dict=weights)
         processor.save_pretrained(folder)
         save_recipe(folder, arguments)
-        sources = [DataSource(cut.train.name, cut.train.fingerprint()) for cut in cuts]
         rows = []
         if result.best_validation_loss is not None:
             rows.append(

@@ -168,6 +168,7 @@ def test_a_saved_network_carries_all_of_its_code(
     assert written == {path.name for path in source.glob("*.py")} - {
         "__init__.py",
         "processing_pricing_fm.py",
+        "price_evidence.py",
         "calendar_features.py",
         "hashing.py",
         "recursion.py",

@@ -233,14 +233,18 @@ class SimulatedLog:
         frame["confounding"] = np.repeat(confounding, rows_per_market)
         return frame
 
+    @property
+    def timestamps(self) -> np.ndarray:
+        """Start of every period, datetime64[s], `(periods,)`."""
+        frequency = Frequency.parse(self.domain.frequency)
+        days = [frequency.step(self.settings.first_day, ahead) for ahead in range(self.settings.num_periods)]
+        return pd.DatetimeIndex(days).to_numpy().astype("datetime64[s]")
+
     def _index(self) -> pd.DataFrame:
-        periods, frequency = self.settings.num_periods, Frequency.parse(self.domain.frequency)
-        days = [frequency.step(self.settings.first_day, ahead) for ahead in range(periods)]
-        times = pd.DatetimeIndex(days).to_numpy().astype("datetime64[s]")
         return pd.DataFrame(
             {
-                names.ITEM_ID: np.repeat(self.items[names.ITEM_ID].to_numpy(), periods),
-                names.TIMESTAMP: np.tile(times, self.num_items),
+                names.ITEM_ID: np.repeat(self.items[names.ITEM_ID].to_numpy(), self.settings.num_periods),
+                names.TIMESTAMP: np.tile(self.timestamps, self.num_items),
             }
         )
 

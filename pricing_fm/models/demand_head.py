@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .channels import PRICE_SLOT
 from .configuration_pricing_fm import PricingFMConfig
 from .counts import count_quantiles
 from .layers import ScaledLinear
-from .losses import count_loss, mean_over_observed, pinball
+from .losses import count_loss, ensemble_crps, mean_over_observed, pinball
 
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
 # demand still falls with price.
@@ -17,6 +18,7 @@ MAX_CARRY_OVER = 0.5
 # A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
 MAX_LOG_RESPONSE = 20.0
 COUNT_LOSS_WEIGHT = 0.1
+ELASTICITY_LOSS_WEIGHT = 0.3
 
 
 class PriceResponse(nn.Module):
@@ -84,6 +86,19 @@ class PriceResponse(nn.Module):
             for basis in (values, slopes)
         )
         return response.clamp(-MAX_LOG_RESPONSE, MAX_LOG_RESPONSE), slope
+
+    def elasticities(self, hidden: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
+        """Each member's `-d log demand / d log price` of a step's own price, all other steps' as they are.
+
+        Args:
+            hidden (`(B, H, size)`): Decoder states.
+            prices (`(B, H)`): Log ratio to the reference price.
+
+        Returns:
+            `(B, H, M)`: Not negative.
+        """
+        weights, _ = self.weights(hidden)
+        return torch.einsum("bmhj,bhj->bhm", weights, self.basis(prices)[1])
 
     def on_ladder(
         self, hidden: torch.Tensor, rung_prices: torch.Tensor, path: torch.Tensor, past_prices: torch.Tensor
@@ -164,14 +179,15 @@ class DemandHead(nn.Module):
     def loss(
         self, states: torch.Tensor, response: torch.Tensor | None, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pinball loss in scaled units plus count likelihood of the logged path.
+        """Pinball loss in scaled units, count likelihood of the logged path, and where it is known the elasticity.
 
-        Each response member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
+        Where the true elasticity is known, the members are its posterior's quantiles, and demand follows their mean.
+        Elsewhere each member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
 
         Args:
             states (`(B, H, size)`): Decoder states.
             response (`(B, M, H)`, *optional*): Members' log-response on the path; None = the states have seen it.
-            batch (`dict`): From the processor, with targets.
+            batch (`dict`): From the processor, with targets; from simulated windows with the true elasticity, too.
 
         Returns:
             Loss per sample `(B,)`, and its parts, each `()`.
@@ -184,14 +200,39 @@ class DemandHead(nn.Module):
             per_step = pinball(scaled, base, levels, censored)
             log_factor = torch.zeros_like(targets)
         else:
-            quantiles = base[:, None] * response.exp()[..., None]
-            shape = response.shape
+            log_factor, weights = response.mean(1), batch["member_weights"][..., None]
+            if "future_elasticity_mask" in batch:
+                is_known = batch["future_elasticity_mask"].any(-1)[:, None, None]
+                response = torch.where(is_known, log_factor[:, None], response)
+                weights = torch.where(is_known, 1.0, weights)
+            quantiles, shape = base[:, None] * response.exp()[..., None], response.shape
             per_step = pinball(scaled[:, None].expand(shape), quantiles, levels, censored[:, None].expand(shape))
-            per_step = (per_step * batch["member_weights"][..., None]).mean(1)
-            log_factor = response.mean(1)
+            per_step = (per_step * weights).mean(1)
         log_mean, log_dispersion, zero_logit = self.count_parameters(states)
         mean = scale * (log_mean + log_factor).exp()
         counted = count_loss(targets, mean, log_dispersion.exp(), zero_logit, censored & mask)
         quantile_loss, mean_loss = mean_over_observed(per_step, mask), mean_over_observed(counted, mask)
         parts = {"quantile": quantile_loss.mean(), "count": mean_loss.mean()}
-        return quantile_loss + COUNT_LOSS_WEIGHT * mean_loss, parts
+        loss = quantile_loss + COUNT_LOSS_WEIGHT * mean_loss
+        if self.response is None or "future_elasticity" not in batch:
+            return loss, parts
+        elasticity_loss, is_known = self.elasticity_loss(states, batch)
+        parts["elasticity"] = elasticity_loss.sum() / is_known.sum()  # NaN = no sample of that kind
+        return loss + ELASTICITY_LOSS_WEIGHT * elasticity_loss, parts
+
+    def elasticity_loss(
+        self, states: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ranked probability score of the members' elasticities at the path's prices.
+
+        Args:
+            states (`(B, H, size)`): Decoder states.
+            batch (`dict`): With `future_elasticity` `(B, H)` and `future_elasticity_mask`.
+
+        Returns:
+            Score per sample `(B,)`, 0 where no elasticity is known, and where one is `(B,)`, bool.
+        """
+        assert self.response is not None
+        asked = batch["future_elasticity_mask"] & batch["future_known_mask"][..., PRICE_SLOT]
+        members = self.response.elasticities(states, batch["candidate_prices"][:, 0])
+        return mean_over_observed(ensemble_crps(members, batch["future_elasticity"]), asked), asked.any(-1)

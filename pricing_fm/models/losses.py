@@ -74,3 +74,25 @@ def count_loss(
     survival = negative_binomial_log_survival(*(values[censored] for values in wide))
     log_prob = log_prob.masked_scatter(censored, log_count[censored] + survival)
     return -log_prob.to(mean.dtype)
+
+
+def ensemble_crps(members: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Continuous ranked probability score of an ensemble: smallest when the members are the posterior's quantiles.
+
+    `M` members settle at the levels `(i - 1/2) / M`; so they spread as widely as what is not known.
+
+    Args:
+        members (`(..., M)`): Values, in any order.
+        targets (`(...)`): The truth.
+
+    Returns:
+        `(...)`: In the units of the targets.
+
+    References:
+        Gneiting and Raftery 2007, equation 21; Bröcker 2012 (the ensemble that minimises it).
+    """
+    error = (members - targets[..., None]).abs().mean(-1)
+    count = members.shape[-1]
+    # Mean absolute difference of all pairs, from the sorted members.
+    ranks = 2 * torch.arange(1, count + 1, device=members.device, dtype=members.dtype) - count - 1
+    return error - (members.sort(-1).values * ranks).sum(-1) / count**2

@@ -41,6 +41,7 @@ from .channels import (
     sold_out,
 )
 from .hashing import bootstrap_weights, stable_bucket
+from .price_evidence import price_evidence
 from .recursion import states_before
 
 COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
@@ -343,7 +344,10 @@ def _future_channels(
 
 
 def _static_reals(given: np.ndarray, past: np.ndarray, statistics: WindowStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """Level, history length, price habits and the panel's own static numbers: `(B, 12)` and their presence."""
+    """Level, history length, price habits, what regressions say of the price response, and the panel's own numbers.
+
+    `(B, 21)` and their presence.
+    """
     observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
     units = past[..., UNITS].astype(np.float64)
     log_prices = np.log(own_prices(past) / reference)
@@ -361,7 +365,10 @@ def _static_reals(given: np.ndarray, past: np.ndarray, statistics: WindowStatist
         _masked_mean(np.abs(units / scale - 1), observed),
         np.clip(_masked_mean(costs, np.isfinite(costs)), 0.0, CLIP),
     ]
-    reals = np.concatenate([np.stack(columns, axis=1), np.arcsinh(given)], axis=1)
+    promoted = np.nan_to_num(past[..., PROMOTIONS]).max(-1)
+    usable = observed & np.isfinite(log_prices) & ~sold_out(past)
+    evidence = price_evidence(units / scale, log_prices, promoted, np.log(np.maximum(costs, 1e-3)), usable)
+    reals = np.concatenate([np.stack(columns, axis=1), evidence, np.arcsinh(given)], axis=1)
     mask = np.isfinite(reals)
     return np.nan_to_num(reals), mask
 

@@ -8,7 +8,15 @@ import torch
 
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.models.channels import observed_units
-from pricing_fm.names import CHANNEL_INDEX, CHANNELS, KNOWN_SLOTS, PROMOTION_SLOTS, UNITS
+from pricing_fm.names import (
+    CHANNEL_INDEX,
+    CHANNELS,
+    KNOWN_SLOTS,
+    PRICE,
+    PRICE_IS_INTERVENTION,
+    PROMOTION_SLOTS,
+    UNITS,
+)
 from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler
 
 # Past channels that a source may lack; dropping them at random teaches the network to do without.
@@ -47,8 +55,28 @@ class TaskMix:
             raise ValueError(f"hide_future, hide_promotions and hide_price exclude each other, and sum to {hiding}")
 
 
+def elasticity_targets(windows: RawWindows) -> dict[str, torch.Tensor]:
+    """The truth of simulated futures whose prices were drawn at random; nothing is known of other windows.
+
+    A log's future asks what the manager will bring about, and the elasticity answers another question.
+
+    Args:
+        windows (`RawWindows`): With their true elasticity, as far as it is known.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `future_elasticity` `(B, H)`, and `future_elasticity_mask` `(B, H)`, True = known.
+    """
+    is_drawn = windows.future[..., CHANNEL_INDEX[PRICE_IS_INTERVENTION]] > 0
+    known = is_drawn & np.isfinite(windows.future[..., CHANNEL_INDEX[PRICE]]) & np.isfinite(windows.future_elasticity)
+    truth = np.where(known, windows.future_elasticity, 0.0).astype(np.float32)
+    return {"future_elasticity": torch.from_numpy(truth), "future_elasticity_mask": torch.from_numpy(known)}
+
+
 class PretrainBatchSource:
     """Batches as a pure function of (step, slice): the same global batch for any number of processes.
+
+    Every step reads histories of one length, drawn for it: attention over a short one costs a fraction, and short ones
+    are what a new item has.
 
     Args:
         stores (`Sequence[SeriesStore]`): Training panels.
@@ -59,6 +87,12 @@ class PretrainBatchSource:
         seed (`int`): Of windows and tasks.
         tasks (`TaskMix`): What is hidden how often.
         minimum_history (`int`): Fewest periods of a window's history.
+        history_shares (`Sequence[float]`): Probability that a step reads the whole context, its half, its quarter, and
+            so on; each a whole number of patches.
+        patch_length (`int`): Periods of a patch.
+
+    Raises:
+        ValueError: If the shares are no probabilities.
     """
 
     def __init__(
@@ -71,7 +105,16 @@ class PretrainBatchSource:
         seed: int,
         tasks: TaskMix | None = None,
         minimum_history: int = 8,
+        history_shares: Sequence[float] = (1.0,),
+        patch_length: int = 4,
     ) -> None:
+        if not history_shares or min(history_shares) < 0 or abs(sum(history_shares) - 1) > 1e-6:
+            raise ValueError(f"history_shares is {list(history_shares)}; expected probabilities that sum to 1")
+        self.history_shares = np.cumsum(history_shares)
+        patches = processor.context_length / patch_length
+        self.history_lengths = [
+            max(round(patches / 2**halving), 1) * patch_length for halving in range(len(history_shares))
+        ]
         self.processor, self.batch_size, self.seed = processor, batch_size, seed
         self.tasks = TaskMix() if tasks is None else tasks
         self.sampler = WindowSampler(
@@ -108,11 +151,17 @@ class PretrainBatchSource:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of processes x accumulation steps ({parts})"
             )
-        windows = self.sampler.windows(step, part, parts)
+        windows = self._cut_history(self.sampler.windows(step, part, parts), step)
         # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         draws = random.random((self.batch_size, 4 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
         return self._collate(windows, draws[part::parts])
+
+    def _cut_history(self, windows: RawWindows, step: int) -> RawWindows:
+        random = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 0, 1]))
+        drawn = int(np.searchsorted(self.history_shares, random.random() * self.history_shares[-1], side="right"))
+        length = self.history_lengths[min(drawn, len(self.history_lengths) - 1)]
+        return replace(windows, past=windows.past[:, -length:], past_timestamps=windows.past_timestamps[:, -length:])
 
     def _collate(self, windows: RawWindows, draws: np.ndarray) -> dict[str, torch.Tensor]:
         observed = observed_units(windows.past)
@@ -128,7 +177,7 @@ class PretrainBatchSource:
         scaled = np.where(hidden, units, 0.0) / batch["scale"].numpy()[:, None]
         batch["hidden_values"] = torch.from_numpy(np.arcsinh(scaled).astype(np.float32))
         batch["hidden_mask"] = torch.from_numpy(hidden)
-        return batch
+        return batch | elasticity_targets(windows)
 
     def _hide_future(self, windows: RawWindows, draw: np.ndarray) -> RawWindows:
         tasks = self.tasks

@@ -5,9 +5,10 @@ import pandas as pd
 
 from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMProcessor
-from pricing_fm.panel.sampler import find_origin_rows
+from pricing_fm.panel.sampler import WindowSampler, find_origin_rows
 from pricing_fm.panel.store import SeriesStore
 from pricing_fm.panel.windows import origins_at, read_windows
+from pricing_fm.training.collate import elasticity_targets
 from pricing_fm.training.sources import Batch
 
 
@@ -58,7 +59,34 @@ def time_forward_batches(
         )
     kept = np.unique(np.linspace(0, len(items) - 1, min(most_windows, len(items))).round().astype(np.int64))
     lengths = processor.context_length, prediction_length
-    return [
-        processor(read_windows(store, items[part], rows[part], *lengths))
-        for part in np.array_split(kept, -(-len(kept) // batch_size))
-    ]
+    parts = np.array_split(kept, -(-len(kept) // batch_size))
+    cut = [read_windows(store, items[part], rows[part], *lengths) for part in parts]
+    return [processor(windows) | elasticity_targets(windows) for windows in cut]
+
+
+def drawn_batches(
+    store: SeriesStore,
+    processor: PricingFMProcessor,
+    prediction_length: int,
+    num_batches: int,
+    batch_size: int,
+    minimum_history: int = 8,
+) -> list[Batch]:
+    """Windows of series that were never trained on, at origins drawn once and for all, half of them interventions.
+
+    Args:
+        store (`SeriesStore`): Series apart from those of training.
+        processor (`PricingFMProcessor`): Turns windows into tensors.
+        prediction_length (`int`): Future steps.
+        num_batches (`int`): Batches.
+        batch_size (`int`): Windows per batch.
+        minimum_history (`int`): Fewest periods of an item's life before the origin.
+
+    Returns:
+        `list[dict[str, torch.Tensor]]`.
+    """
+    sampler = WindowSampler(
+        [store], [1.0], batch_size, processor.context_length, prediction_length, 0, minimum_history=minimum_history
+    )
+    drawn = [sampler.windows(step) for step in range(num_batches)]
+    return [processor(windows) | elasticity_targets(windows) for windows in drawn]

@@ -38,6 +38,8 @@ RETAIL_FAMILIES = (
     "lifecycle",
 )
 
+WEEKS_IN_CALENDAR, EVENT_YEARS = 52, 10
+
 # Categories, products and stores draw from streams of their own, so that a store added changes nothing else.
 _CATEGORY_SALT, _PRODUCT_SALT, _STORE_SALT, _FAMILY_SALT = 1, 2, 3, 4
 
@@ -66,6 +68,8 @@ class RetailSettings:
         price_tick: Smallest coin, currency; all prices are multiples of it.
         season_range: Amplitude of log demand over the year.
         trend_range: Growth of log demand a year.
+        num_events: Weeks of the year in which a category's demand departs from its season (holidays, local feasts).
+        event_scale: Standard deviation of log demand in such a week.
         promotion_uplift_range: Factor on demand in promoted weeks, apart from any price cut.
         shock_scale_range: Standard deviation of the hidden log demand shock.
         shock_persistence_range: Its autocorrelation from week to week.
@@ -99,6 +103,8 @@ class RetailSettings:
     price_tick: float = 0.01
     season_range: tuple[float, float] = (0.0, 0.4)
     trend_range: tuple[float, float] = (-0.15, 0.15)
+    num_events: int = 0
+    event_scale: float = 0.4
     promotion_uplift_range: tuple[float, float] = (1.05, 1.8)
     shock_scale_range: tuple[float, float] = (0.05, 0.45)
     shock_persistence_range: tuple[float, float] = (0.3, 0.9)
@@ -115,6 +121,8 @@ class RetailSettings:
         for name in ("num_products", "num_segments", "num_stores"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.num_events < 0 or not self.event_scale >= 0.0:
+            raise ValueError(f"num_events is {self.num_events}, event_scale {self.event_scale}; both must be 0 or more")
         for name in ("reference_share", "cost_change_probability", "stocked_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
@@ -216,7 +224,19 @@ def _sample_calendar(settings: RetailSettings, category: Draws, product: Draws, 
     amplitude = category.between(settings.season_range) * np.exp(0.3 * product.normal())
     phase = category.uniform()
     trend = store.between(settings.trend_range) / WEEKS_PER_YEAR
-    return Calendar(amplitude, phase, trend, WEEKS_PER_YEAR)
+    profile = _sample_events(settings, category, amplitude.shape) if settings.num_events else None
+    return Calendar(amplitude, phase, trend, WEEKS_PER_YEAR, profile)
+
+
+def _sample_events(settings: RetailSettings, category: Draws, shape: tuple[int, ...]) -> np.ndarray:
+    """Log factor of every week: the same weeks of every year, `(markets, products, segments, weeks)`."""
+    year = np.zeros((shape[0], WEEKS_IN_CALENDAR))
+    for _ in range(settings.num_events):
+        week = (category.uniform() * WEEKS_IN_CALENDAR).astype(int).reshape(-1)
+        year[np.arange(shape[0]), week] += settings.event_scale * category.normal().reshape(-1)
+    weeks = np.tile(year, EVENT_YEARS)
+    weeks[:, -1] = 0.0  # the last one holds ever after
+    return np.broadcast_to(weeks[:, None, None], (*shape, weeks.shape[1]))
 
 
 def _sample_costs(
