@@ -371,7 +371,6 @@ def _check_nests(nests: Sequence[Mapping[str, Any]] | None, num_products: int) -
 
 def _log_odds_of_best_reply(value: float) -> float:
     """Log odds z of the share s with log s + 1 / (1 - s) = value, the first-order condition of a logit firm."""
-
     if value < -40.0:
         return value - 1.0  # to the last digit
 
