@@ -1,6 +1,6 @@
 """Prepare a panel of any size for training: Parquet files -> sorted on disk -> shards that training maps into memory.
 
-Example: python recipes/prepare_store.py --sources "logs/2024-*.parquet" --schema logs/schema.yaml --output_dir outputs/logs
+Example: python recipes/prepare_store.py --sources "logs/2024-*.parquet" --schema logs/schema.yaml --output_dir out/logs
 """
 
 import datetime as dt

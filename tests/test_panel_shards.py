@@ -1,4 +1,4 @@
-"""Panels prepared on disk hold what the panel in memory holds, are refused for the same reasons, and can be taken up."""
+"""A panel prepared on disk holds what the panel in memory holds, is refused for the same reasons, can be taken up."""
 
 import datetime as dt
 import json

@@ -212,6 +212,7 @@ def _write_shards(work: _Preparation, report: Progress) -> list[dict[str, Any]]:
     warnings: dict[Any, str | None] = {describe_price_jumps: None, describe_traffic: None}
     shards: list[dict[str, Any]] = []
     done = 0
+    report("write", 0, work.table.rows)
     for number, (first, last) in enumerate(itertools.pairwise(cuts.tolist())):
         part, place = next(parts), work.folder / f"shard-{number:05d}"
         # A finished shard of a run that was cut off; the draft's settings say that it is of this panel.

@@ -229,6 +229,7 @@ class _Stage:
         if total == 0:
             raise PanelError("the table is empty; a panel needs at least two periods of one item")
         writer: pq.ParquetWriter | None = None
+        on_progress("read", 0, total)
         for source in sources:
             for batch in source.iter_batches(batch_size=READ_ROWS, columns=list(self._schema.source_columns)):
                 if not len(batch):

@@ -71,13 +71,13 @@ def survey_table(table: SortedTable, draft: Path, memory_limit_gb: float, on_pro
     short_items = check_observed_periods(first.observed, table.item_ids)
     schema = table.schema
     frequency = Frequency.parse(schema.frequency) if schema.frequency else first.steps.infer()
-    _check_steps(table, first.sizes(), frequency)
+    _check_steps(table, list(first.sizes()), frequency)
     numbers, _ = frequency.locate(first.bounds.reshape(-1).astype("datetime64[s]"))
     begins, ends = numbers.reshape(2, -1)
     seen = np.array([first.last_observed], dtype=np.int64).astype("datetime64[s]")
     last_observed = int(frequency.locate(seen)[0][0])
-    roles = (schema.promotions, schema.known_covariates, schema.past_covariates)
-    roles += (schema.static_categories, schema.static_reals)
+    roles = [schema.promotions, schema.known_covariates, schema.past_covariates]
+    roles += [schema.static_categories, schema.static_reals]
     digest = hashlib.sha256(repr((frequency.name, schema.absent_rows, roles, first.fingerprints())).encode())
     return Survey(
         frequency=frequency,
@@ -109,6 +109,7 @@ class _FirstPass:
     def read(self, on_progress: Progress) -> None:
         """Item boundaries are not known yet, so an item that a part cuts off is carried into the next."""
         table, done = self._table, 0
+        on_progress("check", 0, table.rows)
         _count_rows(table, self.rows)
         for part in table.parts(None, self.sizes()):
             items, stamps = part[ITEM], part[names.TIMESTAMP]
@@ -134,7 +135,7 @@ class _FirstPass:
         ends = np.cumsum(self.rows)
         before = 0
         while before < ends[-1]:
-            place = np.searchsorted(ends, before + PART_ROWS)
+            place = int(np.searchsorted(ends, before + PART_ROWS))
             end = int(ends[min(place, len(ends) - 1)])
             yield end - before
             before = end
@@ -167,7 +168,7 @@ class _DatedRows:
 
 def _rank(texts: list[str]) -> np.ndarray:
     ranks = np.full(len(texts) + 1, -1, dtype=np.int64)  # the last place is what -1 points to
-    ranks[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))
+    ranks[np.argsort(np.array(texts, dtype=object))] = np.arange(len(texts))
     return ranks
 
 
@@ -178,10 +179,9 @@ def _count_rows(table: SortedTable, rows: np.ndarray) -> None:
         rows[here] += counts
 
 
-def _check_steps(table: SortedTable, sizes: Iterator[int], frequency: Frequency) -> None:
+def _check_steps(table: SortedTable, sizes: list[int], frequency: Frequency) -> None:
     schema, steps = table.schema, LongSteps()
     phases: Counter[int] = Counter()
-    sizes = list(sizes)
     columns = [ITEM, ROW, names.TIMESTAMP]
     for part in table.parts(columns, iter(sizes)):
         stamps = part[names.TIMESTAMP].astype("datetime64[s]")
@@ -253,7 +253,10 @@ class _ModalPrices:
 def _group_prices(source: Path, path: Path, sold: pa.Table, memory_limit_gb: float) -> None:
     import duckdb  # part of the extra 'sql', absent in a plain installation
 
-    config = {"memory_limit": f"{int(memory_limit_gb * 1024)}MiB", "temp_directory": str(path.parent / "spill")}
+    config: dict[str, Any] = {
+        "memory_limit": f"{int(memory_limit_gb * 1024)}MiB",
+        "temp_directory": str(path.parent / "spill"),
+    }
     with duckdb.connect(":memory:", config=config) as connection:
         connection.register("sold", sold)
         read, write = (str(place).replace("'", "''") for place in (source, path))
