@@ -1,8 +1,8 @@
 """The simulator's own posterior of an item's elasticity: the ceiling of what any estimator can know from its log.
 
-A sequential Monte Carlo sampler with an exact likelihood: particles from the prior are weighed, resampled and moved while
-the likelihood is turned on step by step. Moves are those of a preconditioned Crank-Nicolson walk around the normal
-distribution that is fitted to the particles.
+A sequential Monte Carlo sampler with an exact likelihood: particles from the prior are weighed, resampled and moved
+while the likelihood is turned on step by step. Moves are those of a preconditioned Crank-Nicolson walk around the
+normal distribution that is fitted to the particles.
 
 References:
     Del Moral et al. 2006, "Sequential Monte Carlo samplers"; Cotter et al. 2013, "MCMC methods for functions".
@@ -10,15 +10,12 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
-from pricing_fm import names
 from pricing_fm.evaluation.elasticity_cells import HIGHEST_ELASTICITY
 from pricing_fm.evaluation.elasticity_likelihood import COORDINATES, Draws, ShopLog, ShopModel
 from pricing_fm.markets import SimulatedLog
@@ -138,35 +135,6 @@ def sample_posterior(
     lower, upper = np.quantile(elasticity, (0.1, 0.9))
     rank = float((elasticity < truth).mean()) if np.isfinite(truth) else float("nan")
     return Posterior(float(elasticity.mean()), float(lower), float(upper), rank, float(np.mean(accepted)), steps)
-
-
-def estimate_posterior(
-    model: ShopModel,
-    shops: Sequence[ShopLog],
-    item_ids: Sequence[str],
-    truth: np.ndarray,
-    settings: SamplerSettings,
-    on_item: Callable[[int], None] | None = None,
-) -> pd.DataFrame:
-    """Posterior of every item, one after the other; an item's answer does not depend on its company.
-
-    Args:
-        model (`ShopModel`): Prior and likelihood.
-        shops (`Sequence[ShopLog]`): Logs.
-        item_ids (`Sequence[str]`): Their names.
-        truth (`np.ndarray`, shape `(items,)`): True elasticities, for ranks alone.
-        settings (`SamplerSettings`): Effort.
-        on_item (`Callable`, *optional*): Called with the number of items done.
-
-    Returns:
-        `pd.DataFrame`: `item_id` and the columns of `Posterior`.
-    """
-    found = []
-    for number, shop in enumerate(shops):
-        found.append(sample_posterior(model, shop, settings, number, float(truth[number])))
-        if on_item is not None:
-            on_item(number + 1)
-    return pd.DataFrame(found, columns=list(Posterior._fields)).assign(**{names.ITEM_ID: list(item_ids)})
 
 
 @dataclass(frozen=True)

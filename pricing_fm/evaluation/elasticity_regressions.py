@@ -7,6 +7,7 @@ Elasticities are positive numbers here: minus d log demand / d log price.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from pricing_fm.panel.panel import Panel
 from pricing_fm.policy.tables import NORMAL_80
 
 DAYS_PER_YEAR = 365.25
+STRONG_FIRST_STAGE = 10.0
 FEWEST_TO_SPARE = 3  # observations beyond the coefficients of an item's regression
 
 
@@ -111,36 +113,59 @@ def estimate_with_lags(log: ItemLog) -> pd.DataFrame:
 
 
 def estimate_two_stage_least_squares(log: ItemLog) -> pd.DataFrame:
-    """Log units on log price with log cost as the instrument; shrunk towards the estimate that pools all items.
+    """Log units on log price with cost as the instrument; shrunk towards the estimate that pools the strong items.
 
-    A cost that moves once or twice a year identifies no single item: shrinkage by each item's precision leaves such
-    items at the pooled estimate.
+    The instrument of an item is log cost, or the log list price (which follows cost later) where that moves the price
+    more. Items whose first stage is weak, F below 10, have no estimate.
 
     Args:
         log (`ItemLog`): Logged panel.
 
     Returns:
-        `pd.DataFrame`: `item_id, elasticity, lower, upper`; all NaN where costs are not logged or do not move.
+        `pd.DataFrame`: `item_id, elasticity, lower, upper`; NaN without a strong instrument.
+
+    References:
+        Staiger and Stock 1997, "Instrumental variables regression with weak instruments" (the rule of ten).
     """
     controls, count = _add_controls(log, []), len(log.item_ids)
     products, slopes, errors = np.zeros((count, 2)), np.full(count, np.nan), np.full(count, np.nan)
     for item in range(count):
-        rows = log.usable[item] & np.isfinite(log.log_cost[item])
-        table = np.stack([log.log_units[item, rows], log.log_price[item, rows], log.log_cost[item, rows]], axis=1)
-        left = _partial_out(table, controls[item, rows])
-        if left is None or (left[:, 2] ** 2).sum() < SMALLEST_VARIATION:
-            continue
-        demand, price, cost = left.T
-        products[item] = cost @ demand, cost @ price
-        if abs(products[item, 1]) < SMALLEST_VARIATION:
-            continue
-        slopes[item] = products[item, 0] / products[item, 1]
-        noise = ((demand - slopes[item] * price) ** 2).sum() / _freedom(len(demand), controls.shape[2] + 1)
-        errors[item] = np.sqrt(noise * (cost @ cost)) / abs(products[item, 1])
+        found = [
+            _instrument(log, item, instrument[item], controls[item])
+            for instrument in (log.log_cost, log.log_list_price)
+        ]
+        best = max(found, key=lambda fit: fit.strength)
+        if best.strength >= STRONG_FIRST_STAGE:
+            slopes[item], errors[item], products[item] = best.slope, best.error, best.products
     if np.isnan(slopes).all():
         return build_estimates(log.item_ids, slopes, errors)
     pooled = products.sum(axis=0)
-    return _shrink(log.item_ids, slopes, errors, centre=pooled[0] / pooled[1])
+    return _shrink(log.item_ids, slopes, errors, centre=float(pooled[0] / pooled[1]))
+
+
+class _InstrumentFit(NamedTuple):
+    strength: float  # F of the first stage
+    slope: float = np.nan
+    error: float = np.nan
+    products: tuple[float, float] = (0.0, 0.0)  # of the instrument with demand and with price
+
+
+def _instrument(log: ItemLog, item: int, instrument: np.ndarray, controls: np.ndarray) -> _InstrumentFit:
+    """Just-identified two-stage least squares of one item."""
+    rows = log.usable[item] & np.isfinite(instrument)
+    table = np.stack([log.log_units[item, rows], log.log_price[item, rows], instrument[rows]], axis=1)
+    left = _partial_out(table, controls[rows])
+    if left is None or min((left[:, 2] ** 2).sum(), (left[:, 1] ** 2).sum()) < SMALLEST_VARIATION:
+        return _InstrumentFit(0.0)
+    demand, price, moved = left.T
+    freedom = _freedom(len(left), controls.shape[1] + 1)
+    first = moved @ price / (moved @ moved)
+    unexplained = ((price - first * moved) ** 2).sum()
+    strength = first**2 * (moved @ moved) / max(unexplained / freedom, SMALLEST_VARIATION)
+    slope = (moved @ demand) / (moved @ price) if strength > 0 else np.nan
+    noise = ((demand - slope * price) ** 2).sum() / freedom
+    error = np.sqrt(noise * (moved @ moved)) / abs(moved @ price) if strength > 0 else np.nan
+    return _InstrumentFit(float(strength), float(slope), float(error), (float(moved @ demand), float(moved @ price)))
 
 
 def estimate_from_residuals(
