@@ -226,15 +226,15 @@ def reference_price_policy(
         reference_effect: g, >= 0.
         memory: m, weight of the old memory, in [0, 1].
         discount: Per period, in [0, 1).
-        cost: Unit cost, >= 0.
-        initial_reference: Remembered price at the start, >= 0.
+        cost: Unit cost, >= 0, at most intercept / slope.
+        initial_reference: Remembered price at the start, >= 0, not so low that the first demand would be negative.
 
     Returns:
         steady_price, policy_intercept, policy_slope (price = intercept + slope x remembered price), value (the first
         period undiscounted).
 
     Raises:
-        ValueError: If an argument is out of bounds.
+        ValueError: If an argument is out of bounds, or demand would be negative, where linear demand says nothing.
 
     References:
         Fibich, Gavious and Lowengart 2003, Operations Research 51(5); Popescu and Wu 2007, Operations Research 55(3).
@@ -246,11 +246,11 @@ def reference_price_policy(
     beta = check_number("discount", discount, least=0, below=1)
     c = check_number("cost", cost, least=0)
     r = check_number("initial_reference", initial_reference, least=0)
-    if b * c > a:
+    if b * c > a * (1.0 + 1e-12):
         raise ValueError(f"cost is {c:g}; it must be at most intercept / slope, {a / b:g}, where the last demand goes")
     # At rest the marginal revenue over all later periods is the marginal cost.
     memory_slope = b + g * (1.0 - beta) / (1.0 - beta * m)
-    margin = (a - b * c) / (b + memory_slope)
+    margin = max(a - b * c, 0.0) / (b + memory_slope)
     steady, sales = (a + memory_slope * c) / (b + memory_slope), memory_slope * margin
     # V(r) = A r**2 + B r + C with 4 beta n**2 A**2 - 4 k A + g**2 = 0; the root of k**2 - beta n**2 g**2 in factors.
     h, n, root = b + g, 1.0 - m, math.sqrt(beta)
