@@ -198,6 +198,22 @@ def test_every_window_has_history_and_something_to_predict() -> None:
         assert set(windows.item_ids) <= {"toy-0", "toy-1", "toy-3"}  # toy-2 has three periods
 
 
+@pytest.mark.parametrize("ahead", [1, 4, 11])
+def test_origins_are_those_that_counting_finds(ahead: int) -> None:
+    lengths = (30, 9, 3, 60, 8)
+    store = build_series(lengths)
+    units = store.values[:, UNITS]
+    units[np.random.default_rng(1).random(len(units)) < 0.85] = np.nan
+    expected = [
+        row
+        for first, end in zip(store.offsets[:-1], store.offsets[1:])
+        for row in range(first + 8, end)
+        if not np.isnan(units[row : min(row + ahead, end)]).all()
+    ]
+    assert find_origin_rows(store, ahead, 8).tolist() == expected
+    assert sampler(store, prediction_length=ahead).windows_per_store == (len(expected),)
+
+
 def test_all_usable_windows_are_drawn_about_equally_often() -> None:
     store = build_series((30, 60))
     draw = sampler(store, batch_size=4_000, short_history_probability=0.0)

@@ -184,12 +184,13 @@ def find_switch_rows(store: SeriesStore) -> np.ndarray:
 
 def _usable_origins(store: SeriesStore, marks: np.ndarray, prediction_length: int, minimum_history: int) -> np.ndarray:
     """True where a row can be an origin, `(rows,)`."""
-    usable = np.zeros(len(marks), dtype=bool)
-    observed = np.flatnonzero(marks & UNITS_ARE_OBSERVED)
-    first = store.offsets[np.searchsorted(store.offsets, observed, side="right") - 1]
-    # Each observed period makes the `prediction_length` origins up to itself usable, as far as its item reaches back.
-    for back in range(prediction_length):
-        usable[np.maximum(observed - back, first)] = True
+    usable = (marks & UNITS_ARE_OBSERVED) > 0
+    reached, last_rows = usable.copy(), store.offsets[1:] - 1
+    # An observed period makes the `prediction_length` origins up to itself usable, as far as its item reaches back.
+    for _ in range(prediction_length - 1):
+        reached[:-1] = reached[1:]
+        reached[last_rows] = False
+        usable |= reached
     young = np.minimum(store.offsets[:-1] + minimum_history, store.offsets[1:])
     edges = np.zeros(len(marks) + 1, dtype=np.int32)
     np.add.at(edges, store.offsets[:-1], 1)

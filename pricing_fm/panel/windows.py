@@ -146,8 +146,9 @@ class WindowBlock:
         _copy_rows(store.values, self._values, rows, first - origins + context, starts + first, last - first)
         self._elasticity[places] = np.nan
         if store.elasticity is not None:
-            known = np.maximum(np.minimum(ahead, ends - origins), 0)
-            _copy_rows(store.elasticity, self._elasticity, rows, np.zeros_like(origins), starts + origins, known)
+            steps = origins[:, None] + np.arange(ahead)
+            known = np.asarray(store.elasticity)[starts[:, None] + np.minimum(steps, ends[:, None] - 1)]
+            self._elasticity[places] = np.where(steps < ends[:, None], known, np.nan)
         first_stamps = np.asarray(store.timestamps[starts])
         self._timestamps[places] = store.frequency.step(first_stamps[:, None], origins[:, None] + self._steps)
         self._categories[places] = store.static_categories[items]
@@ -181,14 +182,13 @@ def _copy_rows(
     """Copies `source[first : first + count]` to `target[row, place : place + count]`, NaN around it."""
     source = np.asarray(source)  # slices of a memory map cost three times as much
     length = target.shape[1]
+    target[rows[count < length]] = np.nan
+    flat = target.reshape(-1, target.shape[2])
+    begin = rows * length + place
     # One contiguous copy per window beats gathering single rows.
-    blocks = zip(rows.tolist(), place.tolist(), first.tolist(), count.tolist(), strict=True)
-    for row, at, begin, size in blocks:
-        window = target[row]
-        if size < length:
-            window[:at] = np.nan
-            window[at + size :] = np.nan
-        window[at : at + size] = source[begin : begin + size]
+    edges = zip(begin.tolist(), (begin + count).tolist(), first.tolist(), (first + count).tolist(), strict=True)
+    for to, to_end, row, row_end in edges:
+        flat[to:to_end] = source[row:row_end]
 
 
 def concatenate_windows(parts: Sequence[RawWindows]) -> RawWindows:
