@@ -136,14 +136,14 @@ def test_a_small_market_with_regimes_and_a_season_agrees_with_brute_force() -> N
     assert regimes is not None
     by_regime = 0.0
     for regime in range(regimes.count):
-        earned = np.zeros(len(ladder))
+        by_period = np.zeros(len(ladder))
         for period in range(5):
             chance = np.linalg.matrix_power(regimes.transition[0, 0, 0], period)[_first_regime(market), regime]
             state = start(market, build_streams(0, np.zeros(1, dtype=int)))
             state = state._replace(period=np.array([period]), regime=np.array([regime]))
             quiet = replace(market, shock=None)
-            earned += [chance * float(compute_expected_reward(quiet, state, one[None]).sum()) for one in ladder]
-        by_regime += earned.max()
+            by_period += [chance * float(compute_expected_reward(quiet, state, one[None]).sum()) for one in ladder]
+        by_regime += by_period.max()
     assert solution.value == pytest.approx(by_regime, rel=1e-5)
 
 

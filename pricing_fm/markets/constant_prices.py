@@ -12,7 +12,7 @@ from pricing_fm.markets.one_period import search_line
 # What constant prices `(products, segments)` earn in a whole episode, item by item, currency, same shape.
 ItemRewards = Callable[[np.ndarray], np.ndarray]
 
-_FIRST_STEP, _FEWER = 0.16, 4.0  # first step of a log price; how much finer the steps get from level to level
+_WIDE_STEPS = (0.16, 0.04)  # of a log price
 _MOST_SWEEPS = 50  # sweeps over the items at one step; the first without a gain is the last
 
 
@@ -59,8 +59,11 @@ def find_constant_prices(
         return prices
     groups = [list(build_constant_ladder(market, points)), [np.sqrt(low * high)], inside]
     starts = [_pick_best(earn, group) for group in groups if group]
-    climbed = [_climb(earn, start, (low, high), finest) for start in starts]
-    return max(climbed, key=lambda pair: pair[1])[0]
+    # Wide steps tell the starts' peaks apart; only the highest is climbed to its top.
+    climbed = [_climb(earn, start, (low, high), _WIDE_STEPS) for start in starts]
+    highest = max(climbed, key=lambda pair: pair[1])
+    steps = [_WIDE_STEPS[-1] * 0.25**level for level in range(1, 20)]
+    return _climb(earn, highest, (low, high), [step for step in steps if step >= finest])[0]
 
 
 def _pick_best(earn: ItemRewards, tried: list[np.ndarray]) -> tuple[np.ndarray, float]:
@@ -69,13 +72,12 @@ def _pick_best(earn: ItemRewards, tried: list[np.ndarray]) -> tuple[np.ndarray, 
 
 
 def _climb(
-    earn: ItemRewards, start: tuple[np.ndarray, float], bounds: tuple[np.ndarray, np.ndarray], finest: float
+    earn: ItemRewards, start: tuple[np.ndarray, float], bounds: tuple[np.ndarray, np.ndarray], steps: Sequence[float]
 ) -> tuple[np.ndarray, float]:
-    """Coordinate ascent on log prices with ever finer steps; prices and reward."""
+    """Coordinate ascent on log prices, one step after the other; prices and reward."""
     prices, reward = start
     ways = [*np.eye(prices.size).reshape(-1, *prices.shape), np.ones(prices.shape)]
-    step = _FIRST_STEP
-    while step >= finest:
+    for step in steps:
         for _ in range(_MOST_SWEEPS):
             before = reward
             for way in ways:
@@ -87,5 +89,4 @@ def _climb(
                         break
             if reward <= before:
                 break
-        step /= _FEWER
     return prices, reward
