@@ -148,6 +148,29 @@ def test_origins_at_a_moment_start_their_future_then() -> None:
         origins_at(store, "2024-05-02")
 
 
+@pytest.mark.parametrize("frequency", ["W", "MS", "h"])
+@pytest.mark.parametrize("moment", ["2024-02-05", "2024-03-02T12:30", "1990-01-01", "2090-01-01"])
+def test_a_store_cut_by_time_shows_what_lies_before(frequency: str, moment: str, tmp_path) -> None:
+    store = build_series(frequency=frequency)
+    save_store(store, tmp_path)
+    cut = load_store(tmp_path).before(moment)
+    owner = np.repeat(np.arange(4), store.lengths)
+    is_before = store.timestamps < np.datetime64(moment)
+    assert cut.lengths.tolist() == np.bincount(owner[is_before], minlength=4).tolist()
+    hidden = replace(store, values=np.where(is_before[:, None], store.values, np.nan))
+    items, origins = np.array([0, 1, 3, 3]), np.array([6, 4, 3, 60])
+    assert_equal_windows(read_windows(cut, items, origins, 9, 5), read_windows(hidden, items, origins, 9, 5))
+    np.testing.assert_array_equal(find_origin_rows(cut, 4, 2), find_origin_rows(hidden, 4, 2))
+    if is_before.any():
+        assert cut.last_observed == store.timestamps[is_before].max()
+        assert (cut.before("2024-01-20").lengths <= cut.lengths).all()
+    else:
+        with pytest.raises(PanelError, match="no observed units"):
+            _ = cut.last_observed
+    with pytest.raises(PanelError, match="cut by time"):
+        save_store(cut, tmp_path)
+
+
 def sampler(*stores: SeriesStore, **changes) -> WindowSampler:
     weights = changes.pop("weights", [1.0] * len(stores))
     settings = {

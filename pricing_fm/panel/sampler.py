@@ -119,7 +119,7 @@ class _PanelOrigins:
         starts, lengths, owners = [], [], []
         switches, switch_owners = [], []
         for number, shard in enumerate(self._shards):
-            marks = np.asarray(shard.marks)
+            marks = _visible_marks(shard)
             usable = _usable_origins(shard, marks, prediction_length, minimum_history)
             edges = np.flatnonzero(np.diff(usable.view(np.int8), prepend=0, append=0))
             starts.append(edges[::2])
@@ -167,7 +167,7 @@ def find_origin_rows(store: SeriesStore, prediction_length: int, minimum_history
     Returns:
         `np.ndarray`, int64: Global row numbers, sorted.
     """
-    return np.flatnonzero(_usable_origins(store, np.asarray(store.marks), prediction_length, minimum_history))
+    return np.flatnonzero(_usable_origins(store, _visible_marks(store), prediction_length, minimum_history))
 
 
 def find_switch_rows(store: SeriesStore) -> np.ndarray:
@@ -179,7 +179,7 @@ def find_switch_rows(store: SeriesStore) -> np.ndarray:
     Returns:
         `np.ndarray`, int64: Global row numbers, sorted; an item that starts with interventions has no such row.
     """
-    return _switch_rows(store, np.asarray(store.marks))
+    return _switch_rows(store, _visible_marks(store))
 
 
 def _usable_origins(store: SeriesStore, marks: np.ndarray, prediction_length: int, minimum_history: int) -> np.ndarray:
@@ -191,11 +191,21 @@ def _usable_origins(store: SeriesStore, marks: np.ndarray, prediction_length: in
         reached[:-1] = reached[1:]
         reached[last_rows] = False
         usable |= reached
-    young = np.minimum(store.offsets[:-1] + minimum_history, store.offsets[1:])
-    edges = np.zeros(len(marks) + 1, dtype=np.int32)
+    return usable & ~_first_rows(store, np.minimum(np.diff(store.offsets), minimum_history))
+
+
+def _visible_marks(store: SeriesStore) -> np.ndarray:
+    """Marks of every row, 0 where the store is cut by time."""
+    marks = np.asarray(store.marks)
+    return marks if store.visible_lengths is None else np.where(_first_rows(store, store.visible_lengths), marks, 0)
+
+
+def _first_rows(store: SeriesStore, counts: np.ndarray) -> np.ndarray:
+    """True in the first so many rows of each item, `(rows,)`."""
+    edges = np.zeros(len(store.values) + 1, dtype=np.int32)
     np.add.at(edges, store.offsets[:-1], 1)
-    np.add.at(edges, young, -1)
-    return usable & (np.cumsum(edges[:-1]) == 0)
+    np.add.at(edges, store.offsets[:-1] + counts, -1)
+    return np.cumsum(edges[:-1]) > 0
 
 
 def _switch_rows(store: SeriesStore, marks: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class SeriesStore:
         fingerprint (`str`): Fingerprint of the panel.
         elasticity (`np.ndarray`, float32, shape `(rows,)`, *optional*): True own-price elasticity of each period at its
             price, which only a simulator knows; NaN = unknown.
+        visible_lengths (`np.ndarray`, int64, shape `(items,)`, *optional*): Periods of each item that may be read, from
+            its first one; None = all. Set by `before`.
     """
 
     values: np.ndarray
@@ -56,13 +58,46 @@ class SeriesStore:
     name: str
     fingerprint: str
     elasticity: np.ndarray | None = None
+    visible_lengths: np.ndarray | None = None
     # Read from a file by `load_store`; a store with other values (`dataclasses.replace`) starts without.
     _saved_marks: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Periods of each item's life, int64, shape `(items,)`."""
-        return np.diff(self.offsets)
+        """Periods of each item's life that may be read, int64, shape `(items,)`."""
+        return np.diff(self.offsets) if self.visible_lengths is None else self.visible_lengths
+
+    @property
+    def last_observed(self) -> pd.Timestamp:
+        """Last visible period in which any item has units.
+
+        Raises:
+            PanelError: If no units are observed.
+        """
+        observed = np.flatnonzero(np.asarray(self.marks) & UNITS_ARE_OBSERVED)
+        items = np.searchsorted(self.offsets, observed, side="right") - 1
+        observed = observed[observed < self.offsets[items] + self.lengths[items]]
+        if not observed.size:
+            raise PanelError(f"panel {self.name!r} has no observed units; there is no last observed period")
+        return pd.Timestamp(np.asarray(self.timestamps)[observed].max())
+
+    def before(self, timestamp: pd.Timestamp | str) -> "SeriesStore":
+        """The same arrays, of which nothing is read from a moment on: training periods without a copy.
+
+        Args:
+            timestamp (`pd.Timestamp` or `str`): Naive UTC moment.
+
+        Returns:
+            `SeriesStore`: Items that start later have no periods left.
+        """
+        first = np.asarray(self.timestamps[self.offsets[:-1]])
+        number, phase = self.frequency.locate(np.array(pd.Timestamp(timestamp).to_datetime64()))
+        numbers, phases = self.frequency.locate(first)
+        visible = np.clip(number - numbers + (phase > phases), 0, self.lengths)
+        cut = replace(self, visible_lengths=visible)
+        object.__setattr__(cut, "_saved_marks", self._saved_marks)
+        vars(cut)["item_keys"] = self.item_keys
+        return cut
 
     @property
     def marks(self) -> np.ndarray:
@@ -131,7 +166,12 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
     Args:
         store (`SeriesStore`): Store to write.
         folder (`str` or `Path`): Folder, created if needed; files of an earlier store are replaced.
+
+    Raises:
+        PanelError: If a part of the store is hidden by `before`: the files would hold it all the same.
     """
+    if store.visible_lengths is not None:
+        raise PanelError(f"store {store.name!r} is cut by time; save the whole store, and cut it where it is opened")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)  # a half-written store has no manifest and is refused

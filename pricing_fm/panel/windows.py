@@ -137,7 +137,7 @@ class WindowBlock:
         if items.size and (items.min() < 0 or items.max() >= len(store.item_ids) or origins.min() < 0):
             raise PanelError(f"windows ask for an item outside 0..{len(store.item_ids) - 1} or for a negative origin")
         starts = store.offsets[items]
-        ends = store.offsets[items + 1] - starts
+        ends = store.offsets[items + 1] - starts if store.visible_lengths is None else store.visible_lengths[items]
         context, ahead = self._context_length, self._elasticity.shape[1]
         history = context if history_lengths is None else np.minimum(history_lengths, context)
         first = np.maximum(origins - history, 0)
@@ -147,7 +147,7 @@ class WindowBlock:
         self._elasticity[places] = np.nan
         if store.elasticity is not None:
             steps = origins[:, None] + np.arange(ahead)
-            known = np.asarray(store.elasticity)[starts[:, None] + np.minimum(steps, ends[:, None] - 1)]
+            known = np.asarray(store.elasticity)[starts[:, None] + np.clip(steps, 0, np.maximum(ends[:, None] - 1, 0))]
             self._elasticity[places] = np.where(steps < ends[:, None], known, np.nan)
         first_stamps = np.asarray(store.timestamps[starts])
         self._timestamps[places] = store.frequency.step(first_stamps[:, None], origins[:, None] + self._steps)
