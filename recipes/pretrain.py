@@ -268,7 +268,7 @@ def learn_decisions(
         data.batch_size,
         policy.horizon + 1,
         loop.seed,
-        tasks=TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        tasks=TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
         minimum_history=data.minimum_history,
     )
     result = train(

@@ -13,7 +13,7 @@ from pricing_fm.panel import SeriesStore
 from pricing_fm.training.collate import OPTIONAL_CHANNELS, PretrainBatchSource, TaskMix
 
 Batch = dict[str, torch.Tensor]
-NOTHING = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 MAY_BE_NAN = ("unit_costs", "future_inventory")
 
 

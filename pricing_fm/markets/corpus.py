@@ -22,8 +22,8 @@ from pricing_fm.panel.frequency import Frequency
 LARGEST_ELASTICITY = 12.0
 # Evaluation markets have larger seeds, so that none of them can be met in training.
 FIRST_SEED_OF_EVALUATION = 900_000
-# Followers of hidden demand are what no other log can teach to see through.
-FOLLOWER_TURNS = 3
+# Turns of the follower of hidden demand for one of the others: its logs are the hardest to see through.
+FOLLOWER_TURNS = 8
 
 
 @dataclass(frozen=True)

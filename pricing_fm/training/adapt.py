@@ -287,7 +287,7 @@ class _Sides:
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
         history = max(1, min(8, self.periods // 2))
         ahead = max(1, min(policy.horizon, self.periods - history)) + 1
-        nothing_hidden = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        nothing_hidden = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         source = self._source(build_store(self.panel), history, ahead, nothing_hidden)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
         return train(learner, source, self.optim, loop, self._stage("policy"))

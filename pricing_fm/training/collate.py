@@ -34,6 +34,8 @@ class TaskMix:
         hide_patches (`float`): A contiguous stretch of past units is hidden and has to be reconstructed.
         drop_channel (`float`): Per optional channel.
         drop_category (`float`): Per static category.
+        ask_elasticity (`float`): Of simulated windows whose future is a plain log: its prices are taken for drawn at
+            random, its sales are hidden, and only the true elasticity is asked for.
 
     Raises:
         ValueError: If one is no probability, or those that exclude each other sum to more than 1.
@@ -45,6 +47,7 @@ class TaskMix:
     hide_patches: float = 0.3
     drop_channel: float = 0.1
     drop_category: float = 0.1
+    ask_elasticity: float = 0.4
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -154,7 +157,7 @@ class PretrainBatchSource:
         windows = self._cut_history(self.sampler.windows(step, part, parts), step)
         # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        draws = random.random((self.batch_size, 4 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
+        draws = random.random((self.batch_size, 5 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
         return self._collate(windows, draws[part::parts])
 
     def _cut_history(self, windows: RawWindows, step: int) -> RawWindows:
@@ -165,8 +168,9 @@ class PretrainBatchSource:
 
     def _collate(self, windows: RawWindows, draws: np.ndarray) -> dict[str, torch.Tensor]:
         observed = observed_units(windows.past)
+        windows = self._ask_elasticity(windows, draws[:, 4])
         windows = self._hide_future(windows, draws[:, 0])
-        windows = self._drop(windows, draws[:, 4:])
+        windows = self._drop(windows, draws[:, 5:])
         stretch = self._hidden_stretch(windows, draws[:, 1:4])
         # Some sales have to stay: without any the scale is a guess, and the sample's loss has no bound.
         stretch &= (observed & ~stretch).any(1)[:, None]
@@ -178,6 +182,16 @@ class PretrainBatchSource:
         batch["hidden_values"] = torch.from_numpy(np.arcsinh(scaled).astype(np.float32))
         batch["hidden_mask"] = torch.from_numpy(hidden)
         return batch | elasticity_targets(windows)
+
+    def _ask_elasticity(self, windows: RawWindows, draw: np.ndarray) -> RawWindows:
+        """Logged futures turned into questions; without sales, for those answer what the manager would bring about."""
+        mark, units = CHANNEL_INDEX[PRICE_IS_INTERVENTION], CHANNEL_INDEX[UNITS]
+        is_log = ~(windows.future[..., mark] > 0).any(1) & np.isfinite(windows.future_elasticity).any(1)
+        rows = is_log & (draw < self.tasks.ask_elasticity)
+        future = windows.future.copy()
+        future[rows, :, mark] = 1.0
+        future[rows, :, units] = np.nan
+        return replace(windows, future=future)
 
     def _hide_future(self, windows: RawWindows, draw: np.ndarray) -> RawWindows:
         tasks = self.tasks
@@ -197,9 +211,9 @@ class PretrainBatchSource:
         past, future = windows.past.copy(), windows.future.copy()
         for column, name in enumerate(OPTIONAL_CHANNELS):
             rows = draws[:, column] < self.tasks.drop_channel
-            past[rows, :, CHANNELS.index(name)] = np.nan
+            past[rows, :, CHANNEL_INDEX[name]] = np.nan
             if name != "inventory":  # tells sold-out targets apart: dropping it would turn censored sales into demand
-                future[rows, :, CHANNELS.index(name)] = np.nan
+                future[rows, :, CHANNEL_INDEX[name]] = np.nan
         categories = windows.static_categories.copy()
         categories[draws[:, len(OPTIONAL_CHANNELS) :] < self.tasks.drop_category] = None
         categories[:, 0] = windows.static_categories[:, 0]  # the calendar needs the cadence
