@@ -50,6 +50,10 @@ def test_network_bid_prices_refuse_what_the_solver_cannot_resolve():
         given = {"fares": [3, 2], "demands": [5, 5], "incidence": [[1, 0], [0, 1]], "capacities": [2, 3]}
         with pytest.raises(ValueError, match=f"{name} holds 1e-12 beside 1|{name} holds 1 beside 1e.12"):
             oracles.network_bid_prices(**{**given, name: value})
+    # Without a seat anywhere the bid prices only have to keep everybody out.
+    full = oracles.network_bid_prices([191.1, 182.55, 28.6], [3.3, 13.4, 4.5], [[1, 1], [1, 0], [2, 1]], [0, 0])
+    assert full["value"] == 0
+    assert np.all(np.array([[1, 1], [1, 0], [2, 1]]) @ full["bid_prices"] >= np.array([191.1, 182.55, 28.6]) - 1e-9)
     few = oracles.network_bid_prices([3, 2], [1e-15, 5], [[1], [1]], [4])
     assert few["bid_prices"] == pytest.approx([2])
     assert oracles.network_bid_prices([3, 2], [7, 1e60], [[1], [0]], [4])["sales"] == pytest.approx([4, 1e60])

@@ -14,7 +14,7 @@ import numpy as np
 # Numbers of any meaning lie far inside; products of three of them still have a floating-point number.
 SMALLEST, LARGEST = 1e-100, 1e100
 LARGEST_WHOLE = 2**53  # beyond it floating point skips whole numbers
-_MOST_STEPS = 500_000_000  # of a dynamic program: a few seconds
+_MOST_STEPS = 200_000_000  # of a dynamic program: a few seconds
 _STEPS_OF_A_PERIOD = 1_000  # what a period costs by itself, in steps of one state
 
 P = ParamSpec("P")
@@ -135,10 +135,10 @@ def check_steps(periods: int, states: int, of_states: str) -> None:
     Raises:
         ValueError: If periods x states are too many.
     """
-    if periods * (states + _STEPS_OF_A_PERIOD) > _MOST_STEPS or states > _MOST_STEPS // 10:
+    if periods * (states + _STEPS_OF_A_PERIOD) > _MOST_STEPS or states > _MOST_STEPS // 100:
         raise ValueError(
             f"periods is {periods} and {of_states} asks for {states} numbers in each; at most"
-            f" {_MOST_STEPS // 10} numbers, and {_MOST_STEPS:g} over all periods, are worked out"
+            f" {_MOST_STEPS // 100} numbers, and {_MOST_STEPS:g} over all periods, are worked out"
         )
 
 

@@ -99,7 +99,7 @@ def queue_tolls(arrival_rate: float, service_rate: float, reward: float, waiting
     waiting = check_number("waiting_cost", waiting_cost, above=0)
     # The relative 1e-12 lets customers who are indifferent in exact arithmetic join.
     most = reward * mu / waiting * (1.0 + 1e-12)
-    if most > _MOST_CUSTOMERS:
+    if most >= _MOST_CUSTOMERS + 1:
         raise ValueError(
             f"reward is {reward:g}; it must be at most {_MOST_CUSTOMERS:g} x waiting_cost / service_rate,"
             f" {_MOST_CUSTOMERS * waiting / mu:g}"

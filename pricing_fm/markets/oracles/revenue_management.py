@@ -204,7 +204,9 @@ def network_bid_prices(
             )
     sales, duals = _solve_network(f, d, uses, capacity)
     value = float(f @ sales)
-    bound = float(capacity @ duals + d @ np.maximum(f - uses @ duals, 0.0))
+    # Bid prices prove that nothing earns more; what they leave of a fare beyond its rounding counts.
+    reduced = f - uses @ duals
+    bound = float(capacity @ duals + d @ np.where(reduced > 1e-9 * f, reduced, 0.0))
     if bound > value + 1e-6 * bound:
         raise ValueError(
             f"fares, demands, incidence and capacities are too far apart for the solver: its plan earns {value:g}, and"
@@ -287,7 +289,7 @@ def _solve_network(
     with np.errstate(divide="ignore", invalid="ignore"):
         alone = np.minimum(demands, np.where(uses > 0, capacities / uses, np.inf).min(axis=1))
     bound_products = (uses > 0).any(axis=1) & (demands > 0)
-    unit = float(alone[bound_products].max(initial=0.0)) or 1.0
+    unit = float(alone[bound_products & (fares > 0)].max(initial=0.0)) or 1.0
     fare_unit = float(fares.max()) or 1.0
     row_unit = np.where((uses > 0).any(axis=0), uses.max(axis=0), 1.0)
     rows = (uses / row_unit).T
