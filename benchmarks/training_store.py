@@ -100,23 +100,22 @@ def write_log(folder: Path, rows: int) -> None:
         table = pa.table(
             {
                 "timestamp": weeks[period],
-                "shop": dictionary(item % shops, "shop"),
-                "product_id": dictionary(item // shops, "product"),
+                "shop": dictionary(item % shops, "shop", shops),
+                "product_id": dictionary(item // shops, "product", -(-items // shops)),
                 "units": random.poisson(level).astype(np.float32),
                 "price": price,
                 "cost": np.round(price * 0.6, 2),
                 "inventory": random.integers(0, 60, len(item)).astype(np.float32),
                 "promotion": (price % 1 > 0.5).astype(np.float32),
-                "category": dictionary(item // shops % 50, "category"),
+                "category": dictionary(item // shops % 50, "category", 50),
             }
         )
         pq.write_table(table, folder / f"part-{number:04d}.parquet")
         written, number = written + count, number + 1
 
 
-def dictionary(codes: np.ndarray, word: str) -> pa.Array:
-    used, places = np.unique(codes, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(places.astype(np.int32), [f"{word}-{code}" for code in used.tolist()])
+def dictionary(codes: np.ndarray, word: str, count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(codes.astype(np.int32), [f"{word}-{code}" for code in range(count)])
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -139,11 +138,12 @@ def prepare(arguments: argparse.Namespace) -> None:
     shares = ", ".join(
         f"{step} {end - begin:.0f}" for step, begin, end in zip(("read", "sort", "check", "write"), edges, edges[1:])
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_SELF)
     print(
         f"prepared {manifest['source_rows']:,} rows of {manifest['items']:,} items into {manifest['rows']:,} rows in "
         f"{len(manifest['shards'])} shards: {ended - started:.0f} s ({shares}), "
-        f"{manifest['source_rows'] / (ended - started):,.0f} rows/s, peak memory {peak:.2f} GiB",
+        f"{manifest['source_rows'] / (ended - started):,.0f} rows/s; {used.ru_utime + used.ru_stime:.0f} s on a core, "
+        f"peak memory {used.ru_maxrss / 2**20:.2f} GiB",
         flush=True,
     )
 
