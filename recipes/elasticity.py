@@ -63,7 +63,7 @@ class ElasticityArguments:
     told: bool = field(
         default=True, metadata={"help": "Also the posterior of one who knows the confounding of a shop cell."}
     )
-    particles: int = field(default=250, metadata={"help": "Candidate truths of a posterior that move together."})
+    particles: int = field(default=200, metadata={"help": "Candidate truths of a posterior that move together."})
     processes: int = field(default=1, metadata={"help": "Processes for posteriors."})
     cache: str = field(default=".cache/elasticity", metadata={"help": "Folder of cached estimates; none = no cache."})
     seed: int = field(default=0, metadata={"help": "Seed of learners, samplers and bootstraps."})
@@ -130,7 +130,7 @@ def estimate_items(
             bar = progress.add_task(f"{one.cell.name}, posteriors", total=len(priors) * effort.posterior_items)
             found.append(add_truth(estimate_baselines(one, prior, effort), one))
             if priors:
-                ceilings = estimate_ceilings(one, bed, effort, on_item=partial(progress.advance, bar))
+                ceilings = estimate_ceilings(one, bed, effort, on_items=partial(progress.advance, bar))
                 found.append(add_truth(ceilings, one))
             if bases:
                 found.append(add_truth(estimate_with_network(one, bases), one))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from pricing_fm.evaluation.elasticity_regressions import (
 )
 from pricing_fm.policy import PricingPolicy
 
-FORMAT_VERSION = 1  # of cached estimates; raise it whenever an estimator changes
+FORMAT_VERSION = 2  # of cached estimates; raise it whenever an estimator changes
 # The rivals that a network is measured against; `hierarchical` shrinks the first of them.
 RIVALS = (
     "log_log", "first_differences", "lags", "two_stage_least_squares", "double_machine_learning",
@@ -50,6 +51,7 @@ RIVALS = (
 )  # fmt: skip
 BASELINES = (*RIVALS, "hierarchical", "prior_mean")
 CEILINGS = ("posterior", "posterior_told")
+BLOCK = 25  # items whose posteriors are kept together on disk
 # Cells whose structure the posterior does not know.
 WITHOUT_POSTERIOR = ("noisy_expert", "lifecycle")
 
@@ -124,7 +126,7 @@ def estimate_baselines(data: CellData, prior: PriorSummary, effort: Effort) -> p
 
 
 def estimate_ceilings(
-    data: CellData, bed: TestBedArguments, effort: Effort, on_item: Callable[[], None] | None = None
+    data: CellData, bed: TestBedArguments, effort: Effort, on_items: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
     """Posterior of the leading items of a cell, under the ranges that the cell was drawn from.
 
@@ -132,25 +134,23 @@ def estimate_ceilings(
         data (`CellData`): The cell.
         bed (`TestBedArguments`): The test bed; the confounding is uniform within its `mixed_confounding`.
         effort (`Effort`): Items, sampler, processes, cache.
-        on_item (`Callable`, *optional*): Called after every item.
+        on_items (`Callable`, *optional*): Called with the number of items done, block by block.
 
     Returns:
         `pd.DataFrame`: As `estimate_baselines`, with `rank`, `accepted` and `steps`; empty for cells whose structure
         the posterior does not know.
     """
     parts = []
+    shops = read_shop_logs(data.log, data.cell.market)[: effort.posterior_items] if effort.posterior_items else []
     for estimator, prior in build_priors(data.cell, bed, effort.told).items():
-        settings = {
-            "data": data.fingerprint,
-            "items": effort.posterior_items,
-            "sampler": asdict(effort.sampler),
-            "prior": asdict(prior),
-        }
-
-        def sample(estimator: str = estimator, prior: ShopPrior = prior) -> pd.DataFrame:
-            return _sample_items(data, prior, effort, on_item).assign(estimator=estimator)
-
-        parts.append(_cached(effort.cache, f"{estimator}-{data.cell.name}", settings, sample))
+        for first in range(0, len(shops), BLOCK):
+            block = range(first, min(first + BLOCK, len(shops)))
+            key = {"data": data.fingerprint, "block": str(block), "sampler": asdict(effort.sampler)}
+            key |= {"prior": asdict(prior)}
+            run = partial(_sample_items, data, prior, [shops[number] for number in block], block, effort)
+            parts.append(_cached(effort.cache, f"{estimator}-{data.cell.name}", key, run).assign(estimator=estimator))
+            if on_items is not None:
+                on_items(len(block))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -253,27 +253,22 @@ def _finish(table: pd.DataFrame, data: CellData, estimator: str, seconds: float)
     return table.assign(estimator=estimator, seconds=seconds, filled=filled)
 
 
-def _sample_items(data: CellData, prior: ShopPrior, effort: Effort, on_item: Callable[[], None] | None) -> pd.DataFrame:
-    shops = read_shop_logs(data.log, data.cell.market)[: effort.posterior_items]
-    start, found = time.perf_counter(), []
+def _sample_items(
+    data: CellData, prior: ShopPrior, shops: list[ShopLog], numbers: range, effort: Effort
+) -> pd.DataFrame:
+    start = time.perf_counter()
     place = {item: row for row, item in enumerate(data.panel.item_ids)}
-    item_ids = list(data.log.items[names.ITEM_ID])[: len(shops)]
+    item_ids = [data.log.items[names.ITEM_ID].iloc[number] for number in numbers]
     jobs = [
         (prior, shop, effort.sampler, number, float(data.truth[place[item]]))
-        for number, (shop, item) in enumerate(zip(shops, item_ids, strict=True))
+        for number, shop, item in zip(numbers, shops, item_ids, strict=True)
     ]
     if effort.processes > 1:
         # Spawned, not forked: torch's threads do not survive a fork.
         with ProcessPoolExecutor(effort.processes, multiprocessing.get_context("spawn")) as pool:
-            for one in pool.map(_sample_one, jobs, chunksize=4):
-                found.append(one)
-                if on_item is not None:
-                    on_item()
+            found = list(pool.map(_sample_one, jobs, chunksize=4))
     else:
-        for job in jobs:
-            found.append(_sample_one(job))
-            if on_item is not None:
-                on_item()
+        found = [_sample_one(job) for job in jobs]
     table = pd.DataFrame(found, columns=list(Posterior._fields)).assign(**{names.ITEM_ID: item_ids})
     return table.assign(seconds=time.perf_counter() - start, filled=False)
 

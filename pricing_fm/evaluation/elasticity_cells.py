@@ -146,6 +146,7 @@ def build_cells(bed: TestBedArguments) -> tuple[Cell, ...]:
         product_deviation=0.0,
         store_deviation=0.0,
         reference_share=0.0,
+        num_events=0,
         stocked_share=0.0,
     )
     stocked = replace(plain, stocked_share=1.0, stock_cover_range=(bed.stock_cover, bed.stock_cover))

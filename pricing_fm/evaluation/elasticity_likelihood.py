@@ -21,7 +21,7 @@ COORDINATES = (
     "elasticity", "reference", "volume", "season_x", "season_y", "trend", "uplift", "shock_scale", "persistence",
     "dispersion", "purchase_share", "keep_share", "confounding",
 )  # fmt: skip
-GRID_POINTS, GRID_END = 29, 3.9  # standard deviations of the hidden shock; spacing 0.28
+GRID_POINTS, GRID_END = 26, 3.8  # standard deviations of the hidden shock; spacing 0.3
 POISSON_DISPERSION = 1e5  # a negative binomial this close to Poisson cannot be told from it
 _LOGISTIC_UNIT = float(np.sqrt(3.0) / np.pi)
 _TABLE = 4001  # points of tabulated quantile functions
@@ -49,8 +49,11 @@ class ShopPrior:
 
     def __post_init__(self) -> None:
         market = self.market
-        if market.num_products > 1 or market.product_deviation or market.store_deviation or market.reference_share:
-            raise ValueError("the posterior needs shops of one product, without deviations and reference prices")
+        blurs = (market.product_deviation, market.store_deviation, market.reference_share, market.num_events)
+        if market.num_products > 1 or any(blurs):
+            raise ValueError(
+                "the posterior needs shops of one product, without deviations, reference prices and events"
+            )
         if set(market.noises) - {"poisson", "negative_binomial"}:
             raise ValueError(f"noises are {market.noises}; the posterior knows poisson and negative_binomial")
         known_cover = market.stocked_share == 1.0 and market.stock_cover_range[0] == market.stock_cover_range[1]
@@ -250,15 +253,15 @@ class ShopModel:
         """Probability of each week's sales at every shock, `(draws, weeks, grid)`; peaks are kept apart."""
         units = torch.from_numpy(log.units)
         sold_out = torch.from_numpy(log.units >= log.inventory)
-        mean = torch.exp(log_mean)[..., None] * torch.exp(shops.shock_scale[:, None] * self._grid)[:, None]
+        log_means = log_mean[..., None] + (shops.shock_scale[:, None] * self._grid)[:, None]
         size = shops.dispersion.double()[:, None]
         constant = torch.lgamma(units + size) - torch.lgamma(size) - torch.lgamma(units + 1.0) - units * size.log()
-        exponent = units.float()[:, None] * (log_mean[..., None] + shops.shock_scale[:, None, None] * self._grid) - (
-            units.float() + size.float()
-        )[..., None] * torch.log1p(mean / shops.dispersion[:, None, None])
-        exponent = exponent + constant.float()[..., None]
+        counts, sizes = units.float()[:, None], shops.dispersion[:, None, None]
+        # Of a negative binomial; with the logarithm of 1 + mean / size it stays exact in the Poisson limit.
+        exponent = torch.nn.functional.softplus(log_means - sizes.log()).mul_(-(counts + sizes))
+        exponent.addcmul_(counts, log_means).add_(constant.float()[..., None])
         if sold_out.any():
-            exponent[:, sold_out] = _log_tail(units[sold_out], size[..., None], mean[:, sold_out].double()).float()
+            exponent[:, sold_out] = _log_tail(counts[sold_out], sizes, log_means[:, sold_out].exp())
         peak = exponent.amax(2, keepdim=True)
         self._peaks = peak[..., 0].double().sum(1)
         return torch.exp(exponent - peak)
@@ -308,18 +311,20 @@ def _log_tail(units: torch.Tensor, size: torch.Tensor, mean: torch.Tensor) -> to
 
     P(D >= b) is the incomplete beta function I_x(b, k) at x = mean / (mean + k).
     """
-    b = units[:, None]
-    total, x = b + size - 1.0, mean / (mean + size)
-    rest = size / (mean + size)
-    # Of the complement I_rest(k, b): small rest times large k stay exact to the last digits that matter.
-    distance = b - 1.0 / 3.0 - (total + 1.0 / 3.0) * x
-    distance = distance + 0.02 * (rest / b - x / size + (rest - 0.5) / (b + size))
-    first = (b - 0.5) * torch.log((b - 0.5) / (total * x))
-    second = (size - 0.5) * torch.log((size - 0.5) / (total * rest))
+    total = units + size - 1.0
+    x, rest = mean / (mean + size), size / (mean + size)
+    distance = units - 1.0 / 3.0 - (total + 1.0 / 3.0) * x
+    distance = distance + 0.02 * (rest / units - x / size + (rest - 0.5) / (units + size))
+    # units - 1/2 - total x, written so that nothing cancels when size is large.
+    apart = rest * (units - 0.5 - mean) + 0.5 * x
+    first = -(units - 0.5) * torch.log1p((-apart / (units - 0.5)).clamp(min=-1.0 + 1e-7))
+    second = -(size - 0.5) * torch.log1p(apart / (size - 0.5))
     deviance = 2.0 / (1.0 + 1.0 / (6.0 * total)) * (first + second).clamp(min=0.0)
-    apart = (b - 0.5 - total * x).abs()
-    score = distance * torch.where(apart > 1e-9, deviance.sqrt() / apart.clamp(min=1e-9), (total * x * rest) ** -0.5)
-    return torch.special.log_ndtr(-score)
+    near = apart.abs() < 0.02 * units.sqrt()
+    slope = torch.where(
+        near, (total * x * rest).clamp(min=1e-12).rsqrt(), deviance.sqrt() / apart.abs().clamp(min=1e-9)
+    )
+    return torch.special.log_ndtr(-distance * slope)
 
 
 def _find_regular_rung(rungs: np.ndarray, ladder: np.ndarray) -> int:

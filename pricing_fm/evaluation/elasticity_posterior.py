@@ -40,7 +40,7 @@ class SamplerSettings:
         seed (`int`): Seed of the draws, with the item's number.
     """
 
-    particles: int = 300
+    particles: int = 200
     kept_share: float = 0.5
     sweeps: int = 3
     final_sweeps: int = 8
