@@ -35,8 +35,8 @@ def build_table(source: Path, spoilage_in_cost: bool) -> tuple[pd.DataFrame, dic
 
     Args:
         source (`Path`): Folder with the `item_day_*`, `items` and `category_*` files.
-        spoilage_in_cost (`bool`): Whether `cost` is what one sold kilogram takes at the group's mean spoilage, wholesale
-            price / (1 - spoilage), instead of the wholesale price.
+        spoilage_in_cost (`bool`): Whether `cost` is what one sold kilogram takes at the group's mean spoilage:
+            wholesale price / (1 - spoilage) instead of the wholesale price.
 
     Returns:
         `tuple[pd.DataFrame, dict[str, int]]`: Table in the names of `schema.yaml`, and counts of what was found.

@@ -12,7 +12,9 @@ import pandas as pd
 from pricing_fm.panel.load import load_panel
 
 HERE = Path(__file__).resolve().parent
-LOWEST_RATE = 20.0  # euros a night; below it lie staff rates and corrections of a few euros, and hardly anything near it
+LOWEST_RATE = (
+    20.0  # euros a night; below it lie staff rates and corrections of a few euros, and hardly anything near it
+)
 
 SOURCE_COLUMNS = [
     *("hotel", "reserved_room_type", "reservation_status", "adr"),
