@@ -167,8 +167,17 @@ def test_a_store_cut_by_time_shows_what_lies_before(frequency: str, moment: str,
     else:
         with pytest.raises(PanelError, match="no observed units"):
             _ = cut.last_observed
-    with pytest.raises(PanelError, match="cut by time"):
+    with pytest.raises(PanelError, match="is cut; save the whole store"):
         save_store(cut, tmp_path)
+
+
+def test_items_of_categories_that_are_held_out_are_not_drawn() -> None:
+    store = build_series((30, 20, 40))
+    store.static_categories[:, 1] = ["tea", None, "coffee"]
+    draw = sampler(store.without_categories(["coffee", "cocoa"]).before("2024-07-20"))
+    assert set(draw.windows(0).item_ids) == {"toy-0", "toy-1"}
+    assert draw.windows_per_store == ((29 - 8) + (20 - 8),)
+    assert set(sampler(store).windows(0).item_ids) == {"toy-0", "toy-1", "toy-2"}
 
 
 def sampler(*stores: SeriesStore, **changes) -> WindowSampler:

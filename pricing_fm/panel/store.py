@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ class SeriesStore:
         elasticity (`np.ndarray`, float32, shape `(rows,)`, *optional*): True own-price elasticity of each period at its
             price, which only a simulator knows; NaN = unknown.
         visible_lengths (`np.ndarray`, int64, shape `(items,)`, *optional*): Periods of each item that may be read, from
-            its first one; None = all. Set by `before`.
+            its first one; None = all. Set by `before` and `without_categories`.
     """
 
     values: np.ndarray
@@ -93,8 +94,22 @@ class SeriesStore:
         first = np.asarray(self.timestamps[self.offsets[:-1]])
         number, phase = self.frequency.locate(np.array(pd.Timestamp(timestamp).to_datetime64()))
         numbers, phases = self.frequency.locate(first)
-        visible = np.clip(number - numbers + (phase > phases), 0, self.lengths)
-        cut = replace(self, visible_lengths=visible)
+        return self._show(np.clip(number - numbers + (phase > phases), 0, self.lengths))
+
+    def without_categories(self, categories: Iterable[str]) -> "SeriesStore":
+        """The same arrays, of which items of some categories are not read.
+
+        Args:
+            categories (`Iterable[str]`): Exact values of the column `category`.
+
+        Returns:
+            `SeriesStore`: These items have no periods left.
+        """
+        given = self.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
+        return self._show(np.where(np.isin(given.astype(str), list(categories)), 0, self.lengths))
+
+    def _show(self, visible_lengths: np.ndarray) -> "SeriesStore":
+        cut = replace(self, visible_lengths=visible_lengths)
         object.__setattr__(cut, "_saved_marks", self._saved_marks)
         vars(cut)["item_keys"] = self.item_keys
         return cut
@@ -168,10 +183,10 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
         folder (`str` or `Path`): Folder, created if needed; files of an earlier store are replaced.
 
     Raises:
-        PanelError: If a part of the store is hidden by `before`: the files would hold it all the same.
+        PanelError: If a part of the store is not to be read: the files would hold it all the same.
     """
     if store.visible_lengths is not None:
-        raise PanelError(f"store {store.name!r} is cut by time; save the whole store, and cut it where it is opened")
+        raise PanelError(f"store {store.name!r} is cut; save the whole store, and cut it where it is opened")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_FILE).unlink(missing_ok=True)  # a half-written store has no manifest and is refused
