@@ -14,6 +14,7 @@ from pricing_fm.panel.panel import Panel
 from pricing_fm.panel.store import (
     ARRAY_FILES,
     ELASTICITY_FILE,
+    FORMAT_VERSION,
     INDEX_FILE,
     MANIFEST_FILE,
     SeriesStore,
@@ -140,8 +141,10 @@ def test_an_unfinished_store_or_one_of_another_version_is_refused(
         load_store(tmp_path)
     save_store(build_store(build_panel()), tmp_path)
     manifest = (tmp_path / MANIFEST_FILE).read_text()
-    (tmp_path / MANIFEST_FILE).write_text(manifest.replace('"format_version": 2', '"format_version": 1'))
-    with pytest.raises(ArtifactError, match="has format 1"):
+    (tmp_path / MANIFEST_FILE).write_text(
+        manifest.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 0')
+    )
+    with pytest.raises(ArtifactError, match="has format 0"):
         load_store(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text(manifest)
     monkeypatch.setattr(names, "CHANNELS", (*names.CHANNELS, "weather"))
