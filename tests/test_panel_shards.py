@@ -67,6 +67,7 @@ def build_table(frequency: str = "W", seed: int = 0) -> pd.DataFrame:
         random.normal(20, 5, len(table)),
         random.integers(0, 9, len(table)).astype(float),
     )
+    table["price_zone"], table["traffic"] = random.choice(["north", "south", None], len(table)), table.index % 7.0
     table["price_is_intervention"] = (table["timestamp"] > table["timestamp"].median()).astype(float)
     return table.sample(frac=1, random_state=seed).reset_index(drop=True)
 
@@ -113,6 +114,23 @@ def test_shards_hold_what_the_panel_in_memory_holds(tmp_path: Path, frequency: s
     assert np.isnan(whole.values).any()
     assert whole.values[:, names.CHANNEL_INDEX[names.PRICE_IMPUTED]].any()
     assert (manifest["items"], manifest["source_rows"], manifest["rows"]) == (20, len(table), len(whole.values))
+
+
+@pytest.mark.parametrize("written", ["text", "text with offset", "date", "whole numbers"])
+def test_dates_are_read_however_they_are_written(tmp_path: Path, written: str) -> None:
+    table, schema = build_table(), dict(SCHEMA)
+    stamps = table["timestamp"]
+    if written == "text":
+        table["timestamp"] = stamps.dt.strftime("%Y-%m-%d")
+    elif written == "text with offset":
+        table["timestamp"] = stamps.dt.strftime("%Y-%m-%dT00:00:00+01:00")
+    elif written == "date":
+        table["timestamp"] = stamps.dt.date
+    else:
+        table["timestamp"] = (stamps - stamps.min()).dt.days // 7
+        schema |= {"frequency": "W", "start": "2024-01-03"}
+    prepare(write(table, tmp_path / "source"), tmp_path / "out", schema)
+    assert_shards_hold(load_shards(tmp_path / "out"), whole_store(table, schema))
 
 
 def test_a_price_at_another_place_is_carried_across_shards(tmp_path: Path) -> None:
