@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from pricing_fm import names
+from pricing_fm.evaluation.boosted_response import LARGEST_LOG, PRICE_PRIOR, PROMOTION_PRIOR, compute_responses
 from pricing_fm.evaluation.grid import PanelGrid, read_attribute
+from pricing_fm.evaluation.group_arrays import group_counts, group_means, lowest_of_others, mean_of_known, pick
 from pricing_fm.panel.panel import Panel
 
 SMALLEST_SCALE = 0.1  # units per period; items that never sold before the origin
@@ -132,11 +134,15 @@ class FeatureBuilder:
         usual = pd.DataFrame(self.log_price.T).rolling(REFERENCE_PERIODS, min_periods=1).median().to_numpy().T
         self.log_list = np.where(np.isnan(grid.list_price), usual, np.log(grid.list_price))
         self.discount = self.log_price - self.log_list
-        self.product_discount = _group_means(self.discount, codes.product)
-        self.product_promotions = _group_means(self.promotions, codes.product)
-        self.assortment_discount = _group_means(self.discount, codes.assortment)
-        self.assortment_promotions = _group_means(self.promotions, codes.assortment)
-        self.assortment_size = _group_counts(self.discount, codes.assortment)
+        self.product_discount = group_means(self.discount, codes.product)
+        self.product_promotions = group_means(self.promotions, codes.product)
+        self.assortment_discount = group_means(self.discount, codes.assortment)
+        self.assortment_promotions = group_means(self.promotions, codes.assortment)
+        self.assortment_size = group_counts(self.discount, codes.assortment)
+        self.category_discount = group_means(self.discount, codes.category)
+        self.assortment_gap = self.log_price - group_means(self.log_price, codes.assortment)[codes.assortment]
+        self.others_lowest = lowest_of_others(self.discount, codes.assortment)
+        self.drivers, self.prior = self._response_drivers()
         self.calendar = _calendar(grid.timestamps, unit)
 
     def scales(self, origin: int) -> np.ndarray:
@@ -148,7 +154,7 @@ class FeatureBuilder:
         Returns:
             `np.ndarray`, float64, shape `(items,)`: Units per period.
         """
-        return np.maximum(np.nan_to_num(_mean(self.grid.units[:, :origin], axis=1)), SMALLEST_SCALE)
+        return np.maximum(np.nan_to_num(mean_of_known(self.grid.units[:, :origin], axis=1)), SMALLEST_SCALE)
 
     def rows(self, origin: int, items: np.ndarray, steps: np.ndarray) -> pd.DataFrame:
         """Feature rows of some items and steps at one origin.
@@ -175,11 +181,13 @@ class FeatureBuilder:
             features[f"known_{place}"] = self.grid.known_covariates[items, origin + steps, place]
         if self.use_price:
             features |= self._prices(origin, items, origin + steps)
+            features |= self._rivals(origin, items, origin + steps)
         if self.use_promotions:
             features |= self._promotions(scaled, items, origin + steps)
         if self.use_price or self.use_promotions:
             features |= self._similar_periods(scaled, items, origin + steps)
             features |= self._regular_level(scaled, items)
+            features |= self._response(scaled, items, origin + steps)
         return pd.DataFrame({name: np.asarray(values, dtype=np.float32) for name, values in features.items()})
 
     def _history(self, scaled: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
@@ -189,10 +197,12 @@ class FeatureBuilder:
             found[f"lag_{lag}"] = scaled[items, origin - lag] if origin >= lag else np.full(len(items), np.nan)
         for length in self.shape.means:
             recent = scaled[:, -length:]
-            found[f"mean_{length}"] = _mean(recent, axis=1)[items]
+            found[f"mean_{length}"] = mean_of_known(recent, axis=1)[items]
         recent = scaled[:, -self.shape.means[2] :]
         found["median"] = pd.DataFrame(recent).median(axis=1).to_numpy()[items]
-        found["spread"] = np.sqrt(np.maximum(_mean(recent**2, axis=1) - _mean(recent, axis=1) ** 2, 0.0))[items]
+        found["spread"] = np.sqrt(
+            np.maximum(mean_of_known(recent**2, axis=1) - mean_of_known(recent, axis=1) ** 2, 0.0)
+        )[items]
         found["share_observed"] = (~np.isnan(recent)).mean(axis=1)[items]
         found["periods_observed"] = (~np.isnan(scaled)).sum(axis=1)[items]
         return found
@@ -200,26 +210,28 @@ class FeatureBuilder:
     def _season(self, scaled: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Units one season before the step, and their neighbours, as far as they lie before the origin."""
         found = {name: values[targets] for name, values in self.calendar.items()}
-        category_means = _group_means(scaled, self.codes.category)[self.codes.category]
-        product_means = _group_means(scaled, self.codes.product)[self.codes.product]
+        category_means = group_means(scaled, self.codes.category)[self.codes.category]
+        product_means = group_means(scaled, self.codes.product)[self.codes.product]
         for season in self.shape.seasons:
             columns = self._season_ago(targets, season, scaled.shape[1])
             for shift in (-1, 0, 1):
-                found[f"season_{season}_{shift}"] = _pick(scaled, items, columns + shift)
-            found[f"product_season_{season}"] = _pick(product_means, items, columns)
-            found[f"category_season_{season}"] = _pick(category_means, items, columns)
+                found[f"season_{season}_{shift}"] = pick(scaled, items, columns + shift)
+            found[f"product_season_{season}"] = pick(product_means, items, columns)
+            found[f"category_season_{season}"] = pick(category_means, items, columns)
         return found
 
     def _groups(self, scaled: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
         """How the product sells in all places, and the category in this place."""
         found = {}
-        product = _group_means(scaled[:, -self.shape.means[1] :], self.codes.product)
+        product = group_means(scaled[:, -self.shape.means[1] :], self.codes.product)
         for lag in (1, 2, 4):
             found[f"product_lag_{lag}"] = product[self.codes.product[items], -min(lag, product.shape[1])]
-        found["product_mean"] = _mean(product, axis=1)[self.codes.product[items]]
-        assortment = _group_means(scaled[:, -self.shape.means[2] :], self.codes.assortment)
+        found["product_mean"] = mean_of_known(product, axis=1)[self.codes.product[items]]
+        assortment = group_means(scaled[:, -self.shape.means[2] :], self.codes.assortment)
         for length in (self.shape.means[0], self.shape.means[2]):
-            found[f"assortment_mean_{length}"] = _mean(assortment[:, -length:], axis=1)[self.codes.assortment[items]]
+            found[f"assortment_mean_{length}"] = mean_of_known(assortment[:, -length:], axis=1)[
+                self.codes.assortment[items]
+            ]
         return found
 
     def _prices(self, origin: int, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -232,19 +244,43 @@ class FeatureBuilder:
             "discount": own,
             "discount_1_before": discount[items, targets - 1],
             "discount_2_before": discount[items, np.maximum(targets - 2, 0)],
-            "discount_recent": _mean(discount[:, max(0, origin - self.shape.means[1]) : origin], axis=1)[items],
+            "discount_recent": mean_of_known(discount[:, max(0, origin - self.shape.means[1]) : origin], axis=1)[items],
             "log_price": log_price[items, targets],
             "price_to_median": log_price[items, targets]
             - pd.DataFrame(log_price[:, year]).median(axis=1).to_numpy()[items],
             "price_to_last": log_price[items, targets] - log_price[items, origin - 1],
-            "list_to_mean": log_list[items, targets] - _mean(log_list[:, year], axis=1)[items],
+            "list_to_mean": log_list[items, targets] - mean_of_known(log_list[:, year], axis=1)[items],
             "assortment_discount": assortment,
             "others_discount": (assortment * members - np.nan_to_num(own)) / np.where(members > 1, members - 1, np.nan),
             "product_discount": self.product_discount[self.codes.product[items], targets],
+            "category_discount": self.category_discount[self.codes.category[items], targets],
+            "price_to_recent": log_price[items, targets]
+            - mean_of_known(log_price[:, max(0, origin - self.shape.means[1]) : origin], axis=1)[items],
         }
         for season in self.shape.seasons:
-            found[f"discount_season_{season}"] = _pick(discount, items, self._season_ago(targets, season, origin))
+            columns = self._season_ago(targets, season, origin)
+            found[f"discount_season_{season}"] = pick(discount, items, columns)
+            found[f"price_to_season_{season}"] = log_price[items, targets] - pick(log_price, items, columns)
         return found
+
+    def _rivals(self, origin: int, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """What the rest of the assortment costs: the deepest cut of the others, their cuts by what they sell."""
+        year = slice(max(0, origin - self.shape.means[-1]), origin)
+        sold = np.nansum(self.grid.units[:, year], axis=1)
+        group = self.codes.assortment
+        discount = np.nan_to_num(self.discount[:, targets.min() : targets.max() + 1])
+        totals, cuts = np.zeros(group.max() + 1), np.zeros((group.max() + 1, discount.shape[1]))
+        np.add.at(totals, group, sold)
+        np.add.at(cuts, group, sold[:, None] * discount)
+        others = totals[group] - sold
+        weighted = (cuts[group] - sold[:, None] * discount) / np.where(others > 0, others, np.nan)[:, None]
+        gap = self.assortment_gap[items, targets]
+        return {
+            "others_weighted_discount": weighted[items, targets - targets.min()],
+            "others_lowest_discount": self.others_lowest[items, targets],
+            "price_to_assortment": gap,
+            "price_to_assortment_change": gap - mean_of_known(self.assortment_gap[:, year], axis=1)[items],
+        }
 
     def _promotions(self, scaled: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
         origin = scaled.shape[1]
@@ -253,18 +289,22 @@ class FeatureBuilder:
             flag = self.promotions[..., place]
             found[f"promotion_{place}"] = flag[items, targets]
             found[f"promotion_{place}_before"] = flag[items, targets - 1]
-            found[f"promotion_{place}_recent"] = _mean(flag[:, max(0, origin - self.shape.means[1]) : origin], 1)[items]
+            found[f"promotion_{place}_recent"] = mean_of_known(
+                flag[:, max(0, origin - self.shape.means[1]) : origin], 1
+            )[items]
             found[f"promotion_{place}_assortment"] = self.assortment_promotions[
                 self.codes.assortment[items], targets, place
             ]
             for season in self.shape.seasons:
                 columns = self._season_ago(targets, season, origin)
-                found[f"promotion_{place}_season_{season}"] = _pick(flag, items, columns)
+                found[f"promotion_{place}_season_{season}"] = pick(flag, items, columns)
             on = np.nan_to_num(flag[:, :origin]) > 0
             with_promotion, without = np.where(on, scaled, np.nan), np.where(on, np.nan, scaled)
             seen = (~np.isnan(with_promotion)).sum(axis=1)
             raised = (np.nansum(with_promotion, axis=1) + UPLIFT_PRIOR * 1.5) / (seen + UPLIFT_PRIOR)
-            found[f"promotion_{place}_uplift"] = np.log(raised / np.maximum(_mean(without, axis=1), 0.05))[items]
+            found[f"promotion_{place}_uplift"] = np.log(raised / np.maximum(mean_of_known(without, axis=1), 0.05))[
+                items
+            ]
         return found
 
     def _similar_periods(self, scaled: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
@@ -273,7 +313,7 @@ class FeatureBuilder:
         past = slice(max(0, origin - self.shape.memory), origin)
         age = np.arange(scaled[:, past].shape[1])[::-1]
         product = self.codes.product
-        product_units = _group_means(scaled[:, past], product)
+        product_units = group_means(scaled[:, past], product)
         planned = (np.nan_to_num(self.discount[items, targets]), np.nan_to_num(self.promotions[items, targets]))
         own = ("own", scaled[:, past], self.discount, self.promotions, items)
         everywhere = ("product", product_units, self.product_discount, self.product_promotions, product[items])
@@ -302,37 +342,40 @@ class FeatureBuilder:
             regular &= np.nansum(self.promotions[:, :origin], axis=-1) == 0
         units = np.where(regular, scaled, np.nan)
         lengths = (self.shape.means[1], self.shape.means[-2])
-        return {f"regular_{length}": _mean(units[:, -length:], axis=1)[items] for length in lengths}
+        return {f"regular_{length}": mean_of_known(units[:, -length:], axis=1)[items] for length in lengths}
+
+    def _response_drivers(self) -> tuple[np.ndarray, np.ndarray]:
+        """What log units are regressed on, (items, periods, drivers), and the coefficients to start from."""
+        drivers, prior = [], []
+        if self.use_price:
+            drivers += [self.discount, self.assortment_discount[self.codes.assortment]]
+            prior += [PRICE_PRIOR, 0.0]
+        for place in range(self.promotions.shape[-1]):
+            drivers.append(self.promotions[..., place])
+            prior.append(PROMOTION_PRIOR)
+        stacked = np.stack(drivers, axis=-1) if drivers else np.zeros((*self.discount.shape, 0))
+        return np.nan_to_num(stacked), np.asarray(prior)
+
+    def _response(self, scaled: np.ndarray, items: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Units that a log-linear response to the planned prices and promotions predicts."""
+        past = slice(max(0, scaled.shape[1] - self.shape.memory), scaled.shape[1])
+        coefficients, level, recent = compute_responses(
+            scaled[:, past],
+            self.drivers[:, past],
+            self.prior,
+            self.codes.product,
+            self.codes.category,
+            self.shape.means[1],
+        )
+        effect = (self.drivers[items, targets] * coefficients[items]).sum(axis=1)
+        return {
+            "response": np.exp(np.clip(level[items] + effect, -LARGEST_LOG, LARGEST_LOG)),
+            "response_recent": np.exp(np.clip(recent[items] + effect, -LARGEST_LOG, LARGEST_LOG)),
+            "response_effect": effect,
+        }
 
     def _season_ago(self, targets: np.ndarray, season: int, origin: int) -> np.ndarray:
         return targets - season * (1 + (targets - origin) // season)
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of what is known; NaN without anything known (and without numpy's warning)."""
-    known = (~np.isnan(values)).sum(axis=axis)
-    return np.where(known > 0, np.nansum(values, axis=axis) / np.maximum(known, 1), np.nan)
-
-
-def _group_counts(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Known values of each group, column by column: (items, ...) -> (groups, ...)."""
-    counts = np.zeros((groups.max() + 1, *values.shape[1:]))
-    np.add.at(counts, groups, ~np.isnan(values))
-    return counts
-
-
-def _group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Mean over the items of each group, column by column: (items, ...) -> (groups, ...)."""
-    counts = _group_counts(values, groups)
-    sums = np.zeros(counts.shape)
-    np.add.at(sums, groups, np.nan_to_num(values))
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def _pick(values: np.ndarray, items: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Single cells; NaN outside of the array."""
-    inside = (columns >= 0) & (columns < values.shape[1])
-    return np.where(inside, values[items, np.clip(columns, 0, values.shape[1] - 1)], np.nan)
 
 
 def _calendar(timestamps: np.ndarray, unit: str) -> dict[str, np.ndarray]:

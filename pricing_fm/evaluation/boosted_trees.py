@@ -15,6 +15,8 @@ Covariates = Literal["both", "price", "flags", "none"]
 
 MOST_ORIGINS = 120  # training origins; features of one origin are computed for all items at once
 SHORTEST_HISTORY = 4  # observed periods that an item needs before a training origin
+FEATURES_VERSION = 2  # raised whenever features change, so that no cached forecast outlives them
+LARGEST_SHARE = 0.999  # targets above this quantile are cut for the mean: units over a mean near zero say nothing
 ROWS_AT_ONCE = 50_000  # bounds memory: similar periods are searched in (rows, memory) arrays
 
 
@@ -36,7 +38,7 @@ class TreeSettings:
     learning_rate: float = 0.05
     leaves: int = 31
     rows_per_leaf: int = 500
-    feature_share: float = 0.3
+    feature_share: float = 0.5
     row_share: float = 0.7
     rows: int = 200_000
 
@@ -89,7 +91,8 @@ class BoostedTrees:
             params=parameters,
             free_raw_data=False,
         )
-        units = lightgbm.Dataset(features, scaled, reference=roots, params=parameters, free_raw_data=False)
+        cut = np.minimum(scaled, np.quantile(scaled, LARGEST_SHARE))
+        units = lightgbm.Dataset(features, cut, reference=roots, params=parameters, free_raw_data=False)
         self._quantile_models = [
             lightgbm.train({**parameters, "objective": "quantile", "alpha": level}, roots, self.trees.rounds)
             for level in self.quantile_levels
@@ -132,6 +135,7 @@ class BoostedTrees:
             "prediction_length": self.prediction_length,
             "quantile_levels": list(self.quantile_levels),
             "covariates": self.covariates,
+            "features": FEATURES_VERSION,
             "trees": dict(vars(self.trees)),
             "seed": self.seed,
         }
