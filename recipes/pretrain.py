@@ -28,7 +28,7 @@ from pricing_fm.results import DataSource, ResultRow, build_results, write_resul
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.calibration import estimate_step_correlation
 from pricing_fm.training.checkpoint import whole_tensors
-from pricing_fm.training.collate import PretrainBatchSource, TaskMix
+from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.processes import start_accelerator
@@ -268,7 +268,7 @@ def learn_decisions(
         data.batch_size,
         policy.horizon + 1,
         loop.seed,
-        tasks=TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        tasks=NOTHING_HIDDEN,
         minimum_history=data.minimum_history,
     )
     result = train(

@@ -9,11 +9,11 @@ import torch
 
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.models.channels import INDEX, PRICE_SLOT
-from pricing_fm.panel import SeriesStore
-from pricing_fm.training.collate import OPTIONAL_CHANNELS, PretrainBatchSource, TaskMix
+from pricing_fm.models.price_evidence import NUM_SIBLING_EVIDENCE
+from pricing_fm.panel import SeriesStore, WindowSampler
+from pricing_fm.training.collate import NOTHING_HIDDEN, OPTIONAL_CHANNELS, PretrainBatchSource, TaskMix
 
 Batch = dict[str, torch.Tensor]
-NOTHING = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 MAY_BE_NAN = ("unit_costs", "future_inventory")
 
 
@@ -78,6 +78,9 @@ def perturbed_future(store: SeriesStore, source: PretrainBatchSource, columns: l
             future[..., [INDEX[name] for name in columns]] = np.where(np.isfinite(block), 1.3 * block + 0.7, 0.4)
             return replace(windows, future=future)
 
+        def siblings(self, step: int, rank: int, world_size: int) -> object:
+            return store_sampler.siblings(step, rank, world_size)
+
     store_sampler, source.sampler = source.sampler, Perturbing()
     return source
 
@@ -93,14 +96,14 @@ FLAGS = ["promotion_1", "promotion_2", "known_1"]
 def test_what_a_task_hides_of_the_future_is_nowhere_in_the_batch(
     build_source: Callable[..., PretrainBatchSource], tiny_store: SeriesStore, task: str, hidden: list[str]
 ) -> None:
-    always = replace(NOTHING, **{task: 1.0})
+    always = replace(NOTHING_HIDDEN, **{task: 1.0})
     plain = build_source(always).batch(0)
     changed = perturbed_future(tiny_store, build_source(always), hidden).batch(0)
     if task == "hide_price":  # promotions stay, and the action is the pair: only its mask says that there is no price
         assert not plain["logged_action_mask"].any()
     assert_equal(plain, changed)
-    seen = perturbed_future(tiny_store, build_source(NOTHING), hidden).batch(0)
-    assert any(not torch.equal(values, seen[name]) for name, values in build_source(NOTHING).batch(0).items())
+    seen = perturbed_future(tiny_store, build_source(NOTHING_HIDDEN), hidden).batch(0)
+    assert any(not torch.equal(values, seen[name]) for name, values in build_source(NOTHING_HIDDEN).batch(0).items())
 
 
 def test_tasks_are_drawn_as_often_as_the_mix_says(build_source: Callable[..., PretrainBatchSource]) -> None:
@@ -119,7 +122,10 @@ def test_tasks_are_drawn_as_often_as_the_mix_says(build_source: Callable[..., Pr
 def test_dropped_channels_are_gone_and_targets_are_not(
     build_source: Callable[..., PretrainBatchSource], tiny_store: SeriesStore
 ) -> None:
-    whole, dropped = build_source(NOTHING).batch(0), build_source(replace(NOTHING, drop_channel=1.0)).batch(0)
+    whole, dropped = (
+        build_source(NOTHING_HIDDEN).batch(0),
+        build_source(replace(NOTHING_HIDDEN, drop_channel=1.0)).batch(0),
+    )
     slots = {"list_price": 2, "competitor_price": 3, "cost": 4, "inventory": 5, "traffic": 6}
     assert set(slots) == set(OPTIONAL_CHANNELS)
     assert whole["past_observed_mask"][..., [2, 4, 5]].any()
@@ -131,7 +137,10 @@ def test_dropped_channels_are_gone_and_targets_are_not(
 
 
 def test_categories_are_dropped_and_the_cadence_is_not(build_source: Callable[..., PretrainBatchSource]) -> None:
-    whole, dropped = build_source(NOTHING).batch(0), build_source(replace(NOTHING, drop_category=1.0)).batch(0)
+    whole, dropped = (
+        build_source(NOTHING_HIDDEN).batch(0),
+        build_source(replace(NOTHING_HIDDEN, drop_category=1.0)).batch(0),
+    )
     assert (whole["static_categorical_features"][:, 1:4] > 0).all()
     assert (dropped["static_categorical_features"][:, 1:] == 0).all()
     assert torch.equal(whole["static_categorical_features"][:, 0], dropped["static_categorical_features"][:, 0])
@@ -139,8 +148,8 @@ def test_categories_are_dropped_and_the_cadence_is_not(build_source: Callable[..
 
 
 def test_a_hidden_stretch_is_a_target_and_no_input(build_source: Callable[..., PretrainBatchSource]) -> None:
-    source = build_source(replace(NOTHING, hide_patches=1.0), batch_size=200)
-    batch, plain = source.batch(0), build_source(NOTHING, batch_size=200).batch(0)
+    source = build_source(replace(NOTHING_HIDDEN, hide_patches=1.0), batch_size=200)
+    batch, plain = source.batch(0), build_source(NOTHING_HIDDEN, batch_size=200).batch(0)
     hidden = batch["hidden_mask"]
     assert hidden.any(1).float().mean() > 0.7
     assert not (batch["past_observed_mask"][..., 0] & hidden).any()
@@ -160,9 +169,9 @@ def test_something_of_the_history_always_stays_to_set_the_scale(
     """Every item sold in two periods of three at most: a stretch could cover all of them."""
     values = tiny_store.values.copy()
     values[np.arange(len(values)) % 9 > 1, INDEX["units"]] = np.nan
-    source = build_source(replace(NOTHING, hide_patches=1.0), replace(tiny_store, values=values), batch_size=200)
+    source = build_source(replace(NOTHING_HIDDEN, hide_patches=1.0), replace(tiny_store, values=values), batch_size=200)
     batch = source.batch(0)
-    plain = build_source(NOTHING, replace(tiny_store, values=values), batch_size=200).batch(0)
+    plain = build_source(NOTHING_HIDDEN, replace(tiny_store, values=values), batch_size=200).batch(0)
     assert (plain["past_observed_mask"][..., 0].sum(1) <= 2).any()
     had_some, has_some = (part["past_observed_mask"][..., 0].any(1) for part in (plain, batch))
     assert torch.equal(had_some, has_some)
@@ -174,7 +183,7 @@ def test_periods_without_stock_are_no_targets_of_reconstruction(
 ) -> None:
     values = tiny_store.values.copy()
     values[::3, INDEX["inventory"]], values[::3, INDEX["units"]] = 0.0, 0.0
-    source = build_source(replace(NOTHING, hide_patches=1.0), replace(tiny_store, values=values), batch_size=100)
+    source = build_source(replace(NOTHING_HIDDEN, hide_patches=1.0), replace(tiny_store, values=values), batch_size=100)
     batch = source.batch(0)
     assert batch["hidden_mask"].any()
     assert (batch["hidden_values"][batch["hidden_mask"]] > 0).float().mean() > 0.9
@@ -206,3 +215,56 @@ def test_the_network_learns_from_these_batches(
         loss.backward()
         optimizer.step()
     assert average_loss() < 0.95 * before
+
+
+def test_siblings_are_other_items_of_the_group_at_the_same_origin(tiny_store: SeriesStore) -> None:
+    groups = np.arange(len(tiny_store.item_ids)) // 3 - 1  # the first three have no siblings
+    store = replace(tiny_store, groups=groups)
+    sampler = WindowSampler([store], [1.0], 32, 16, 4, seed=0)
+    windows, (siblings, owners) = sampler.windows(4), sampler.siblings(4, per_window=5)
+    number = {item: place for place, item in enumerate(store.item_ids)}
+    pairs = [(number[windows.item_ids[owner]], number[item]) for owner, item in zip(owners, siblings.item_ids)]
+    assert pairs
+    assert all(groups[own] == groups[other] >= 0 and own != other for own, other in pairs)
+    assert np.array_equal(windows.past_timestamps[owners], siblings.past_timestamps)
+    assert np.isnan(siblings.future[..., INDEX["units"]]).all() or siblings.future.shape[1] == 1
+    has_group = np.array([groups[number[item]] >= 0 for item in windows.item_ids])
+    counts = np.bincount(owners, minlength=32)
+    assert (counts[~has_group] == 0).all()
+    assert counts.max() == 2
+    # Slices of the batch draw the siblings that the whole batch draws.
+    parts = [sampler.siblings(4, rank, 2) for rank in range(2)]
+    together = {
+        (2 * owner + rank, item) for rank, (part, own) in enumerate(parts) for owner, item in zip(own, part.item_ids)
+    }
+    assert together == set(zip(owners.tolist(), siblings.item_ids))
+
+
+def test_what_siblings_say_enters_the_batch_and_can_be_hidden(
+    tiny_store: SeriesStore, build_source: Callable[..., PretrainBatchSource]
+) -> None:
+    shown = build_source(NOTHING_HIDDEN).batch(0)
+    hidden = build_source(replace(NOTHING_HIDDEN, hide_siblings=1.0)).batch(0)
+    place = slice(-NUM_SIBLING_EVIDENCE - 4, -4)
+    assert shown["static_real_mask"][:, place].any()
+    assert not hidden["static_real_mask"][:, place].any()
+    assert torch.equal(shown["static_real_mask"][:, : place.start], hidden["static_real_mask"][:, : place.start])
+
+
+def test_a_plain_simulated_future_becomes_a_question_for_its_elasticity(
+    tiny_store: SeriesStore, tiny_processor: PricingFMProcessor
+) -> None:
+    truth = np.linspace(0.5, 4.0, len(tiny_store.values)).astype(np.float32)
+    store = replace(tiny_store, elasticity=truth)
+    asked = PretrainBatchSource([store], [1.0], tiny_processor, 16, 4, 0, replace(NOTHING_HIDDEN, ask_elasticity=1.0))
+    plain = PretrainBatchSource([store], [1.0], tiny_processor, 16, 4, 0, NOTHING_HIDDEN)
+    question, log = asked.batch(0), plain.batch(0)
+    flagged = question["future_elasticity_mask"].any(1)
+    assert flagged.any()
+    # Futures that were drawn at random anyway keep their sales.
+    assert torch.equal(question["future_observed_mask"][~flagged], log["future_observed_mask"][~flagged])
+    turned = flagged & ~log["future_elasticity_mask"].any(1)
+    assert turned.any()
+    assert not question["future_observed_mask"][turned].any()
+    assert log["future_observed_mask"][turned].any(1).all()
+    assert set(question["future_elasticity"][question["future_elasticity_mask"]].tolist()) <= set(truth.tolist())

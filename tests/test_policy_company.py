@@ -1,4 +1,4 @@
-"""An item's answer is its own: alone or among hundreds, in any order, thread, process and hash seed."""
+"""An item's answer is its category's: among hundreds of others, in any order, thread, process and hash seed."""
 
 import os
 import subprocess
@@ -40,12 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def policy(folder: Path) -> PricingPolicy:
     base = write_base(folder / "base")
-    return PricingPolicy.from_pretrained(base, adapter=write_adapter(folder / "adapter", base))
+    return PricingPolicy.from_pretrained(base, adapter=write_adapter(folder / "adapter", base, category=None))
 
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return sales_log(items=ITEMS)
+    """Every item is a category of its own: it has no siblings that its answer could depend on."""
+    log = sales_log(items=ITEMS)
+    return log.assign(category="category of " + log["item_id"])
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,19 @@ def test_an_item_gets_its_answer_in_any_place_of_any_batch(policy, table, crowd)
     for kept in (slice(5, None, 3), slice(0, 33), slice(100, None)):
         names = table["item_id"].unique()[kept]
         assert_same(answers(policy, table[table["item_id"].isin(names)]), crowd)
+
+
+def test_a_category_gets_its_answer_whatever_others_are_asked_beside_it(policy) -> None:
+    log = sales_log(items=80)  # forty snacks, forty drinks: several chunks
+    together = answers(policy, log)
+    assert_same(answers(policy, log[log["category"] == "snacks"]), together)
+
+
+def test_siblings_change_an_item_that_knows_little(policy) -> None:
+    log = sales_log(items=8)
+    alone = policy.forecast(panel_of(log[log["item_id"] == "i00"]), 3)["mean"]
+    among = policy.forecast(panel_of(log), 3).query("item_id == 'i00'")["mean"]
+    assert np.abs(alone.to_numpy() / among.to_numpy() - 1).max() > 1e-3
 
 
 def test_the_row_order_of_the_source_does_not_matter(policy, table, crowd) -> None:

@@ -123,6 +123,7 @@ def collect_stores(corpus: Iterator[tuple[str, SimulatedLog, np.ndarray]], name:
             length=values.shape[1],
             item_ids=tuple(f"{family}/{log.settings.seed}/{item}" for item in range(log.num_items)),
             elasticity=label_elasticities(log).reshape(-1),
+            groups=np.repeat(np.arange(len(log.market_ids)), log.num_items // len(log.market_ids)),
         )
         parts.setdefault(log.domain.frequency, []).append(part)
     return {frequency: _join(frequency, found, f"{name}-{frequency}") for frequency, found in parts.items()}
@@ -145,13 +146,15 @@ class _Part:
     length: int
     item_ids: tuple[str, ...]
     elasticity: np.ndarray
+    groups: np.ndarray
 
 
 def _join(frequency: str, parts: list[_Part], name: str) -> SeriesStore:
-    # Names are hashes on purpose left out: a network that knows its items by name learns them by heart.
+    # Names are left out on purpose: a network that knows its items by name learns them by heart.
     item_ids = tuple(item for part in parts for item in part.item_ids)
     values = np.concatenate([part.values for part in parts])
     lengths = np.concatenate([np.full(len(part.item_ids), part.length) for part in parts])
+    markets_before = np.cumsum([0, *(part.groups[-1] + 1 for part in parts)])
     categories = np.full((len(item_ids), len(names.STATIC_CATEGORIES)), None, dtype=object)
     categories[:, 0] = frequency
     return SeriesStore(
@@ -165,6 +168,7 @@ def _join(frequency: str, parts: list[_Part], name: str) -> SeriesStore:
         name=name,
         fingerprint=hashlib.sha256(values.tobytes()).hexdigest(),
         elasticity=np.concatenate([part.elasticity for part in parts]),
+        groups=np.concatenate([part.groups + before for part, before in zip(parts, markets_before)]),
     )
 
 

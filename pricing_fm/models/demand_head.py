@@ -18,7 +18,7 @@ MAX_CARRY_OVER = 0.5
 # A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
 MAX_LOG_RESPONSE = 20.0
 COUNT_LOSS_WEIGHT = 0.1
-ELASTICITY_LOSS_WEIGHT = 0.3
+ELASTICITY_LOSS_WEIGHT = 0.5
 
 
 class PriceResponse(nn.Module):

@@ -4,7 +4,7 @@ Everything is computed from the window's own past: nothing is fitted on a corpus
 and multiplying prices or units by a constant changes no ratio. Candidate prices never enter a statistic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +41,7 @@ from .channels import (
     sold_out,
 )
 from .hashing import bootstrap_weights, stable_bucket
-from .price_evidence import price_evidence
+from .price_evidence import NUM_SIBLING_EVIDENCE, LoggedSeries, price_evidence, sibling_evidence
 from .recursion import states_before
 
 COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
@@ -118,12 +118,13 @@ class PricingFMProcessor(FeatureExtractionMixin):
         self.step_correlation = step_correlation
         self.trained_on_interventions = trained_on_interventions
 
-    def __call__(self, windows: Any) -> dict[str, torch.Tensor]:
+    def __call__(self, windows: Any, siblings: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """Builds the batch of `B` windows with `T` past and `H` future periods.
 
         Args:
             windows: Object with the arrays of `pricing_fm.panel.windows.RawWindows`: `past` `(B, T, channels)` and
                 `future` `(B, H, channels)` in raw units with NaN = missing, timestamps, static attributes, item keys.
+            siblings (`np.ndarray`, shape `(B, 20)`, *optional*): From `read_siblings`; None = no item has any.
 
         Returns:
             `dict[str, torch.Tensor]`: The arguments of the models' `forward`; the first axis is the window. Targets are
@@ -133,7 +134,9 @@ class PricingFMProcessor(FeatureExtractionMixin):
         statistics = self._statistics(past, future)
         values, mask = _past_channels(past, statistics)
         known, known_mask = _future_channels(past, future, statistics)
-        reals, reals_mask = _static_reals(windows.static_reals, past, statistics)
+        if siblings is None:
+            siblings = np.full((len(past), NUM_SIBLING_EVIDENCE), np.nan)
+        reals, reals_mask = _static_reals(windows.static_reals, past, statistics, siblings)
         frequency = windows.static_categories[:, 0]
         log_ratio = np.log(future[..., PRICE] / statistics.reference[:, None])
         batch = {
@@ -155,6 +158,23 @@ class PricingFMProcessor(FeatureExtractionMixin):
         batch |= _targets(future)
         batch |= self._decisions(windows.past, windows.future, statistics)
         return {name: torch.from_numpy(np.ascontiguousarray(_typed(array))) for name, array in batch.items()}
+
+    def read_siblings(self, windows: Any, groups: np.ndarray) -> np.ndarray:
+        """What the other items of a group say of each item's price response.
+
+        Periods whose prices were drawn at random have no say here: what siblings pass on is how the log came about.
+
+        Args:
+            windows (`RawWindows`): B windows; those of a group have the same origin.
+            groups (`(B,)`, int): Equal numbers = siblings; negative = an item without any.
+
+        Returns:
+            `(B, 20)`: For the call of the processor, together or in parts; NaN where there are none.
+        """
+        past = self._hide(windows.past)
+        series = _logged_series(past, self._statistics(past, self._hide(windows.future)))
+        usable = series.usable & ~(past[..., INTERVENTION] > 0)
+        return sibling_evidence(replace(series, usable=usable), groups)
 
     def reference_prices(self, past: np.ndarray, future: np.ndarray) -> np.ndarray:
         """Lower median of the last observed prices, else the list price, else 1.
@@ -343,10 +363,26 @@ def _future_channels(
     return np.nan_to_num(values), mask
 
 
-def _static_reals(given: np.ndarray, past: np.ndarray, statistics: WindowStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """Level, history length, price habits, what regressions say of the price response, and the panel's own numbers.
+def _logged_series(past: np.ndarray, statistics: WindowStatistics) -> LoggedSeries:
+    """The past as regressions read it."""
+    log_prices = np.log(own_prices(past) / statistics.reference[:, None])
+    with np.errstate(divide="ignore"):  # a cost of zero says nothing
+        log_costs = np.log(past[..., COST].astype(np.float64) / statistics.reference[:, None])
+    return LoggedSeries(
+        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
+        log_prices=log_prices,
+        promoted=np.nan_to_num(past[..., PROMOTIONS]).max(-1),
+        log_costs=np.where(np.isfinite(log_costs), log_costs, np.nan),
+        usable=statistics.observed & np.isfinite(log_prices) & ~sold_out(past),
+    )
 
-    `(B, 21)` and their presence.
+
+def _static_reals(
+    given: np.ndarray, past: np.ndarray, statistics: WindowStatistics, siblings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Level, history length, price habits, what is evident of the price response, and the panel's own numbers.
+
+    `(B, 41)` and their presence.
     """
     observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
     units = past[..., UNITS].astype(np.float64)
@@ -365,10 +401,8 @@ def _static_reals(given: np.ndarray, past: np.ndarray, statistics: WindowStatist
         _masked_mean(np.abs(units / scale - 1), observed),
         np.clip(_masked_mean(costs, np.isfinite(costs)), 0.0, CLIP),
     ]
-    promoted = np.nan_to_num(past[..., PROMOTIONS]).max(-1)
-    usable = observed & np.isfinite(log_prices) & ~sold_out(past)
-    evidence = price_evidence(units / scale, log_prices, promoted, np.log(np.maximum(costs, 1e-3)), usable)
-    reals = np.concatenate([np.stack(columns, axis=1), evidence, np.arcsinh(given)], axis=1)
+    evidence = price_evidence(_logged_series(past, statistics))
+    reals = np.concatenate([np.stack(columns, axis=1), evidence, siblings, np.arcsinh(given)], axis=1)
     mask = np.isfinite(reals)
     return np.nan_to_num(reals), mask
 

@@ -1,6 +1,7 @@
 """Draws training windows as a pure function of (seed, step), so that resuming and more processes change nothing."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -89,26 +90,93 @@ class WindowSampler:
         Returns:
             `RawWindows`: Windows `rank::world_size` of the step's batch.
         """
+        block = WindowBlock(len(range(rank, self.batch_size, world_size)), self.context_length, self.prediction_length)
+        for drawn in self._draw(step, rank, world_size):
+            block.fill(drawn.store, drawn.places, drawn.items, drawn.origins, drawn.history)
+        return block.windows()
+
+    def siblings(
+        self, step: int, rank: int = 0, world_size: int = 1, per_window: int = 5
+    ) -> tuple[RawWindows, np.ndarray]:
+        """Windows of siblings of the batch's items, at the same origins and with as much history.
+
+        Args:
+            step (`int`): As in `windows`.
+            rank (`int`): As in `windows`.
+            world_size (`int`): As in `windows`.
+            per_window (`int`): Most siblings of a window, drawn without repetition.
+
+        Returns:
+            `tuple[RawWindows, np.ndarray]`: The siblings' windows, without futures, and for each the window of the
+            batch that it belongs to, int64. An item without siblings has none.
+        """
+        found = []
+        for drawn in self._draw(step, rank, world_size):
+            picked, owner = _pick_siblings(drawn.store, drawn.items, drawn.turns, per_window)
+            origins = drawn.origins[owner] + _first_periods(drawn.store, drawn.items[owner])
+            origins = origins - _first_periods(drawn.store, picked)
+            born = origins > 0
+            found.append((drawn, picked[born], origins[born], owner[born]))
+        total = sum(len(picked) for _, picked, _, _ in found)
+        block, owners, filled = WindowBlock(total, self.context_length, 1), np.empty(total, dtype=np.int64), 0
+        for drawn, picked, origins, owner in found:
+            places = slice(filled, filled + len(picked))
+            block.fill(drawn.store, places, picked, origins, drawn.history[owner])
+            owners[places] = drawn.places[owner]
+            filled += len(picked)
+        return block.windows(), owners
+
+    def _draw(self, step: int, rank: int, world_size: int) -> Iterator["_Drawn"]:
+        """What the windows of a step are, store by store."""
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, step))))
         # One column of uniforms per decision: each window's draws are the same whichever process reads it.
-        draws = generator.random((self.batch_size, 5))[rank::world_size]
+        draws = generator.random((self.batch_size, 6))[rank::world_size]
         chosen = np.minimum(np.searchsorted(self._cumulative, draws[:, 0], side="right"), len(self._panels) - 1)
         history = self._draw_histories(draws[:, 3], draws[:, 4])
-        block = WindowBlock(len(draws), self.context_length, self.prediction_length)
         for number, panel in enumerate(self._panels):
             mine = np.flatnonzero(chosen == number)
             at_switch = draws[mine, 2] < self.intervention_probability
             for store, places, rows in panel.draw(draws[mine, 1], at_switch):
                 items = np.searchsorted(store.offsets, rows, side="right") - 1
-                mine_here = mine[places]
-                block.fill(store, mine_here, items, rows - store.offsets[items], history[mine_here])
-        return block.windows()
+                here = mine[places]
+                yield _Drawn(store, here, items, rows - store.offsets[items], history[here], draws[here, 5])
 
     def _draw_histories(self, shorten: np.ndarray, length: np.ndarray) -> np.ndarray:
         ratio = (self.context_length + 1) / self.minimum_history
         drawn = np.floor(self.minimum_history * ratio**length).astype(np.int64)
         drawn = np.clip(drawn, self.minimum_history, self.context_length)
         return np.where(shorten < self.short_history_probability, drawn, self.context_length)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Windows of one store: their places in the batch, items, origins, visible history, and a uniform draw each."""
+
+    store: SeriesStore
+    places: np.ndarray
+    items: np.ndarray
+    origins: np.ndarray
+    history: np.ndarray
+    turns: np.ndarray
+
+
+def _pick_siblings(
+    store: SeriesStore, items: np.ndarray, turns: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Siblings of each item and the place of the item they belong to: neighbours in the group's order, turned."""
+    order, starts, position = store.sibling_order
+    groups = store.sibling_groups[items]
+    sizes = np.where(groups >= 0, starts[groups + 1] - starts[groups], 1)
+    others = sizes - 1
+    step = 1 + (np.floor(turns * others).astype(np.int64)[:, None] + np.arange(most)) % np.maximum(others, 1)[:, None]
+    owner, number = np.nonzero(np.arange(most) < others[:, None])
+    place = (position[items[owner]] + step[owner, number]) % sizes[owner]
+    return order[starts[groups[owner]] + place], owner
+
+
+def _first_periods(store: SeriesStore, items: np.ndarray) -> np.ndarray:
+    """Number of each item's first period on the calendar."""
+    return store.frequency.locate(np.asarray(store.timestamps[store.offsets[items]]))[0]
 
 
 class _PanelOrigins:

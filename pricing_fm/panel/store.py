@@ -17,11 +17,11 @@ from pricing_fm.errors import ArtifactError, PanelError
 from pricing_fm.panel.frequency import Frequency
 from pricing_fm.panel.panel import Panel
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.json"
 ROW_FILES = ("values.npy", "timestamps.npy", "marks.npy")  # as long as the panel: they stay on disk
-ITEM_FILES = ("offsets.npy", "static_reals.npy", "static_codes.npy", "item_keys.npy")
+ITEM_FILES = ("offsets.npy", "static_reals.npy", "static_codes.npy", "item_keys.npy", "groups.npy")
 ARRAY_FILES = (*ROW_FILES, *ITEM_FILES)
 ELASTICITY_FILE = "elasticity.npy"  # only where a simulator wrote the store
 
@@ -45,6 +45,8 @@ class SeriesStore:
         fingerprint (`str`): Fingerprint of the panel.
         elasticity (`np.ndarray`, float32, shape `(rows,)`, *optional*): True own-price elasticity of each period at its
             price, which only a simulator knows; NaN = unknown.
+        groups (`np.ndarray`, int64, shape `(items,)`, *optional*): Items with equal numbers are siblings; None = those
+            of one category are.
         visible_lengths (`np.ndarray`, int64, shape `(items,)`, *optional*): Periods of each item that may be read, from
             its first one; None = all. Set by `before` and `without_categories`.
     """
@@ -59,6 +61,7 @@ class SeriesStore:
     name: str
     fingerprint: str
     elasticity: np.ndarray | None = None
+    groups: np.ndarray | None = None
     visible_lengths: np.ndarray | None = None
     # Read from a file by `load_store`; a store with other values (`dataclasses.replace`) starts without.
     _saved_marks: np.ndarray | None = field(default=None, init=False, repr=False)
@@ -122,6 +125,28 @@ class SeriesStore:
         `IS_INTERVENTION`.
         """
         return _mark_rows(self.values) if self._saved_marks is None else self._saved_marks
+
+    @cached_property
+    def sibling_groups(self) -> np.ndarray:
+        """Number of each item's group of siblings, int64, shape `(items,)`; -1 = an item without any."""
+        if self.groups is not None:
+            return self.groups
+        category = self.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
+        return pd.factorize(category)[0].astype(np.int64)
+
+    @cached_property
+    def sibling_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items sorted by group, where each group begins in that order (one more than groups), each item's place in it.
+
+        All int64; items without a group come last, and their place means nothing.
+        """
+        groups = self.sibling_groups
+        keys = np.where(groups < 0, np.iinfo(np.int64).max, groups)
+        order = np.argsort(keys, kind="stable")
+        starts = np.searchsorted(keys[order], np.arange(groups.max(initial=-1) + 2))
+        position = np.empty(len(groups), dtype=np.int64)
+        position[order] = np.arange(len(groups)) - starts[np.maximum(groups[order], 0)]
+        return order, starts, position
 
     @cached_property
     def item_keys(self) -> np.ndarray:
@@ -200,6 +225,7 @@ def save_store(store: SeriesStore, folder: str | Path) -> None:
         "static_reals.npy": store.static_reals,
         "static_codes.npy": codes,
         "item_keys.npy": store.item_keys,
+        "groups.npy": store.sibling_groups,
     }
     if store.elasticity is not None:
         arrays[ELASTICITY_FILE] = store.elasticity
@@ -253,6 +279,7 @@ def load_store(folder: str | Path, check_rows: bool = True) -> SeriesStore:
         frequency=Frequency.parse(index["frequency"]),
         name=index["name"],
         fingerprint=index["fingerprint"],
+        groups=np.load(folder / "groups.npy", allow_pickle=False),
         elasticity=np.load(elasticity, mmap_mode="r", allow_pickle=False) if elasticity.is_file() else None,
     )
     object.__setattr__(store, "_saved_marks", np.load(folder / "marks.npy", mmap_mode="r", allow_pickle=False))

@@ -70,7 +70,8 @@ class Engine:
         for start in range(0, len(situation), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(situation)))
             padded = np.concatenate([rows, np.full(CHUNK - len(rows), rows[-1])])
-            batch = self.processor(situation.select(padded).windows)
+            chunk = situation.select(padded)
+            batch = self.processor(chunk.windows, chunk.siblings)
             yield rows, padded, {name: value.to(self.model.device) for name, value in batch.items()}
 
     def reference_prices(self, situation: Situation) -> np.ndarray:

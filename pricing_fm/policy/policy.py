@@ -19,7 +19,7 @@ from pricing_fm.policy.engine import Engine, PathDemand
 from pricing_fm.policy.recommend import Recommender
 from pricing_fm.policy.request import ItemInputs, RecommendRequest
 from pricing_fm.policy.saving import save_policy
-from pricing_fm.policy.situation import Situation, read_situation, with_intervention
+from pricing_fm.policy.situation import Situation, read_situation, with_intervention, with_siblings
 from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import NORMAL_80, interpolate_levels, quantile_columns, step_table
 
@@ -274,7 +274,7 @@ class PricingPolicy:
     ) -> Situation:
         if is_intervention:
             self._require_price_sight()
-        situation = read_situation(panel, self.processor.context_length, periods, future)
+        situation = with_siblings(read_situation(panel, self.processor.context_length, periods, future), self.processor)
         return with_intervention(situation, is_intervention if self.processor.trained_on_interventions else False)
 
     @staticmethod

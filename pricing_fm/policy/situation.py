@@ -7,6 +7,7 @@ import pandas as pd
 
 from pricing_fm import names
 from pricing_fm.errors import PanelError
+from pricing_fm.models import PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX, KNOWN_SLOTS, PROMOTION_SLOTS
 from pricing_fm.panel import (
     Panel,
@@ -39,6 +40,8 @@ class Situation:
         cost (`np.ndarray`, shape `(items,)`): Last known unit cost, currency; NaN = unknown.
         observed_periods (`np.ndarray`, shape `(items,)`, int64): Periods with units in the context.
         planned_promotion (`np.ndarray`, shape `(items, H)`): Largest planned promotion of each period, 0..1.
+        siblings (`np.ndarray`, shape `(items, 20)`, *optional*): What the other items of the category say; None = they
+            were not asked.
     """
 
     windows: RawWindows
@@ -46,6 +49,7 @@ class Situation:
     cost: np.ndarray
     observed_periods: np.ndarray
     planned_promotion: np.ndarray
+    siblings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -63,6 +67,7 @@ class Situation:
             self.cost[rows],
             self.observed_periods[rows],
             self.planned_promotion[rows],
+            None if self.siblings is None else self.siblings[rows],
         )
 
 
@@ -201,6 +206,12 @@ def _write_plan(windows: RawWindows, plan: pd.DataFrame, panel: Panel) -> None:
     for slot, column in columns.items():
         windows.future[..., CHANNEL_INDEX[slot]] = plan[column].to_numpy(dtype=np.float64).reshape(shape)
     windows.future[..., IMPUTED] = 0.0
+
+
+def with_siblings(situation: Situation, processor: PricingFMProcessor) -> Situation:
+    """The same items, each with what the other items of its category say of its price response."""
+    category = situation.windows.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
+    return replace(situation, siblings=processor.read_siblings(situation.windows, pd.factorize(category)[0]))
 
 
 def with_intervention(situation: Situation, is_intervention: bool | None) -> Situation:

@@ -15,7 +15,7 @@ from pricing_fm.models.outputs import DemandOutput
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, SeriesStore, build_store
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.collate import PretrainBatchSource, TaskMix
+from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource, TaskMix
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.validation import time_forward_batches
@@ -287,8 +287,7 @@ class _Sides:
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
         history = max(1, min(8, self.periods // 2))
         ahead = max(1, min(policy.horizon, self.periods - history)) + 1
-        nothing_hidden = TaskMix(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        source = self._source(build_store(self.panel), history, ahead, nothing_hidden)
+        source = self._source(build_store(self.panel), history, ahead, NOTHING_HIDDEN)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
         return train(learner, source, self.optim, loop, self._stage("policy"))
 

@@ -10,14 +10,13 @@ from pricing_fm.models import PricingFMProcessor
 from pricing_fm.models.channels import observed_units
 from pricing_fm.names import (
     CHANNEL_INDEX,
-    CHANNELS,
     KNOWN_SLOTS,
     PRICE,
     PRICE_IS_INTERVENTION,
     PROMOTION_SLOTS,
     UNITS,
 )
-from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler
+from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler, concatenate_windows
 
 # Past channels that a source may lack; dropping them at random teaches the network to do without.
 OPTIONAL_CHANNELS = ("list_price", "competitor_price", "cost", "inventory", "traffic")
@@ -31,6 +30,7 @@ class TaskMix:
         hide_future (`float`): Nothing of the future is known but the calendar.
         hide_promotions (`float`): Price is known, promotions and other covariates are not.
         hide_price (`float`): Promotions are known, the price is not.
+        hide_siblings (`float`): The item has no siblings.
         hide_patches (`float`): A contiguous stretch of past units is hidden and has to be reconstructed.
         drop_channel (`float`): Per optional channel.
         drop_category (`float`): Per static category.
@@ -48,6 +48,7 @@ class TaskMix:
     drop_channel: float = 0.1
     drop_category: float = 0.1
     ask_elasticity: float = 0.4
+    hide_siblings: float = 0.15
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -56,6 +57,9 @@ class TaskMix:
         hiding = self.hide_future + self.hide_promotions + self.hide_price
         if hiding > 1 + 1e-9:
             raise ValueError(f"hide_future, hide_promotions and hide_price exclude each other, and sum to {hiding}")
+
+
+NOTHING_HIDDEN = TaskMix(**dict.fromkeys(TaskMix.__dataclass_fields__, 0.0))
 
 
 def elasticity_targets(windows: RawWindows) -> dict[str, torch.Tensor]:
@@ -73,6 +77,31 @@ def elasticity_targets(windows: RawWindows) -> dict[str, torch.Tensor]:
     known = is_drawn & np.isfinite(windows.future[..., CHANNEL_INDEX[PRICE]]) & np.isfinite(windows.future_elasticity)
     truth = np.where(known, windows.future_elasticity, 0.0).astype(np.float32)
     return {"future_elasticity": torch.from_numpy(truth), "future_elasticity_mask": torch.from_numpy(known)}
+
+
+def read_drawn_siblings(
+    processor: PricingFMProcessor, windows: RawWindows, siblings: RawWindows, owners: np.ndarray
+) -> np.ndarray:
+    """What drawn siblings say of each window; a window and its siblings are a group of their own.
+
+    Args:
+        processor (`PricingFMProcessor`): Reads them.
+        windows (`RawWindows`): B windows.
+        siblings (`RawWindows`): From `WindowSampler.siblings`, with as long a past.
+        owners (`np.ndarray`, int64): The window that each of them belongs to.
+
+    Returns:
+        `(B, 20)`: NaN for a window without siblings.
+    """
+    first = slice(0, 1)
+    own = replace(
+        windows,
+        future=windows.future[:, first],
+        future_timestamps=windows.future_timestamps[:, first],
+        future_elasticity=windows.future_elasticity[:, first],
+    )
+    groups = np.concatenate([np.arange(len(windows)), owners])
+    return processor.read_siblings(concatenate_windows([own, siblings]), groups)[: len(windows)]
 
 
 class PretrainBatchSource:
@@ -155,10 +184,14 @@ class PretrainBatchSource:
                 f"batch_size {self.batch_size} must be a multiple of processes x accumulation steps ({parts})"
             )
         windows = self._cut_history(self.sampler.windows(step, part, parts), step)
+        others, owners = self.sampler.siblings(step, part, parts)
+        siblings = read_drawn_siblings(self.processor, windows, self._cut_history(others, step), owners)
         # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        draws = random.random((self.batch_size, 5 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
-        return self._collate(windows, draws[part::parts])
+        draws = random.random((self.batch_size, 6 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
+        draws = draws[part::parts]
+        siblings[draws[:, 5] < self.tasks.hide_siblings] = np.nan
+        return self._collate(windows, siblings, draws)
 
     def _cut_history(self, windows: RawWindows, step: int) -> RawWindows:
         random = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 0, 1]))
@@ -166,18 +199,18 @@ class PretrainBatchSource:
         length = self.history_lengths[min(drawn, len(self.history_lengths) - 1)]
         return replace(windows, past=windows.past[:, -length:], past_timestamps=windows.past_timestamps[:, -length:])
 
-    def _collate(self, windows: RawWindows, draws: np.ndarray) -> dict[str, torch.Tensor]:
+    def _collate(self, windows: RawWindows, siblings: np.ndarray, draws: np.ndarray) -> dict[str, torch.Tensor]:
         observed = observed_units(windows.past)
         windows = self._ask_elasticity(windows, draws[:, 4])
         windows = self._hide_future(windows, draws[:, 0])
-        windows = self._drop(windows, draws[:, 5:])
+        windows = self._drop(windows, draws[:, 6:])
         stretch = self._hidden_stretch(windows, draws[:, 1:4])
         # Some sales have to stay: without any the scale is a guess, and the sample's loss has no bound.
         stretch &= (observed & ~stretch).any(1)[:, None]
         hidden = stretch & observed
         past, units = windows.past.copy(), windows.past[..., CHANNEL_INDEX[UNITS]]
         past[..., CHANNEL_INDEX[UNITS]] = np.where(stretch, np.nan, units)
-        batch = self.processor(replace(windows, past=past))
+        batch = self.processor(replace(windows, past=past), siblings)
         scaled = np.where(hidden, units, 0.0) / batch["scale"].numpy()[:, None]
         batch["hidden_values"] = torch.from_numpy(np.arcsinh(scaled).astype(np.float32))
         batch["hidden_mask"] = torch.from_numpy(hidden)

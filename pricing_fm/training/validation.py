@@ -8,7 +8,7 @@ from pricing_fm.models import PricingFMProcessor
 from pricing_fm.panel.sampler import WindowSampler, find_origin_rows
 from pricing_fm.panel.store import SeriesStore
 from pricing_fm.panel.windows import origins_at, read_windows
-from pricing_fm.training.collate import elasticity_targets
+from pricing_fm.training.collate import elasticity_targets, read_drawn_siblings
 from pricing_fm.training.sources import Batch
 
 
@@ -58,10 +58,21 @@ def time_forward_batches(
             f"history from {evaluate_from} on; move --validation_start or raise --validation_periods"
         )
     kept = np.unique(np.linspace(0, len(items) - 1, min(most_windows, len(items))).round().astype(np.int64))
+    siblings = np.concatenate([_read_siblings(store, origin, processor) for origin in found])[kept]
     lengths = processor.context_length, prediction_length
-    parts = np.array_split(kept, -(-len(kept) // batch_size))
-    cut = [read_windows(store, items[part], rows[part], *lengths) for part in parts]
-    return [processor(windows) | elasticity_targets(windows) for windows in cut]
+    batches = []
+    for part in np.array_split(np.arange(len(kept)), -(-len(kept) // batch_size)):
+        windows = read_windows(store, items[kept[part]], rows[kept[part]], *lengths)
+        batches.append(processor(windows, siblings[part]) | elasticity_targets(windows))
+    return batches
+
+
+def _read_siblings(
+    store: SeriesStore, origin: tuple[np.ndarray, np.ndarray], processor: PricingFMProcessor
+) -> np.ndarray:
+    """What the other items at an origin say of each, `(items, 20)`."""
+    windows = read_windows(store, *origin, processor.context_length, 1)
+    return processor.read_siblings(windows, store.sibling_groups[origin[0]])
 
 
 def drawn_batches(
@@ -88,5 +99,9 @@ def drawn_batches(
     sampler = WindowSampler(
         [store], [1.0], batch_size, processor.context_length, prediction_length, 0, minimum_history=minimum_history
     )
-    drawn = [sampler.windows(step) for step in range(num_batches)]
-    return [processor(windows) | elasticity_targets(windows) for windows in drawn]
+    batches = []
+    for step in range(num_batches):
+        windows = sampler.windows(step)
+        siblings = read_drawn_siblings(processor, windows, *sampler.siblings(step))
+        batches.append(processor(windows, siblings) | elasticity_targets(windows))
+    return batches
