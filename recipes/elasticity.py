@@ -29,7 +29,7 @@ from pricing_fm.evaluation.elasticity_cells import (
     describe_cells,
     simulate_cell,
 )
-from pricing_fm.evaluation.elasticity_figure import plot_errors
+from pricing_fm.evaluation.elasticity_figure import READABLE, plot_errors
 from pricing_fm.evaluation.elasticity_posterior import SamplerSettings
 from pricing_fm.evaluation.elasticity_scores import (
     CellScores,
@@ -61,7 +61,7 @@ class ElasticityArguments:
         default=150, metadata={"help": "Leading items of a cell that get the simulator's posterior; 0 = no ceiling."}
     )
     told: bool = field(
-        default=True, metadata={"help": "Also the posterior of one who knows the confounding of a shop cell."}
+        default=True, metadata={"help": "Also the posterior of one who is told what a cell fixes (its confounding)."}
     )
     particles: int = field(default=200, metadata={"help": "Candidate truths of a posterior that move together."})
     processes: int = field(default=1, metadata={"help": "Processes for posteriors."})
@@ -152,13 +152,16 @@ def write_answers(folder: Path, items: pd.DataFrame, data: list[CellData], score
 def print_scores(scores: list[CellScores], items: pd.DataFrame, console: Console) -> None:
     """One table per cell, and whether the ceiling is calibrated."""
     for one in scores:
-        table = Table(title=f"{one.cell} (best rival: {one.best_rival})", title_justify="left")
+        table = Table(
+            title=f"{one.cell} (best rival: {READABLE[one.best_rival]})",
+            title_justify="left", box=None, padding=(0, 1, 0, 0),
+        )  # fmt: skip
         wide = tabulate_cell(one)
         for column in ("estimator", *HEADINGS.values()):
             table.add_column(column, justify="left" if column == "estimator" else "right", no_wrap=True)
         for name, row in wide.iterrows():
             cells = [f"{row[c]:.0f}" if c == "n" else "" if pd.isna(row[c]) else f"{row[c]:.2f}" for c in HEADINGS]
-            table.add_row(str(name), *cells)
+            table.add_row(READABLE[str(name)], *cells)
         console.print(table)
     calibration = check_calibration(items) if "rank" in items else pd.DataFrame()
     if len(calibration):

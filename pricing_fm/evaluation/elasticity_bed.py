@@ -53,7 +53,7 @@ BASELINES = (*RIVALS, "hierarchical", "prior_mean")
 CEILINGS = ("posterior", "posterior_told")
 BLOCK = 25  # items whose posteriors are kept together on disk
 # Cells whose structure the posterior does not know.
-WITHOUT_POSTERIOR = ("noisy_expert", "lifecycle")
+WITHOUT_POSTERIOR = ("lifecycle",)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Effort:
 
     Args:
         posterior_items (`int`): Leading items of a cell that get a posterior; 0 = none.
-        told (`bool`): Whether the shop cells also get the posterior of one who knows their confounding.
+        told (`bool`): Whether to compute `posterior_told` too, see `build_priors`.
         sampler (`SamplerSettings`): Effort of each posterior.
         processes (`int`): Processes for posteriors, and threads of LightGBM.
         seed (`int`): Of learners.
@@ -148,7 +148,7 @@ def estimate_ceilings(
             key = {"data": data.fingerprint, "block": str(block), "sampler": asdict(effort.sampler)}
             key |= {"prior": asdict(prior)}
             run = partial(_sample_items, data, prior, [shops[number] for number in block], block, effort)
-            parts.append(_cached(effort.cache, f"{estimator}-{data.cell.name}", key, run).assign(estimator=estimator))
+            parts.append(_cached(effort.cache, f"posterior-{data.cell.name}", key, run).assign(estimator=estimator))
             if on_items is not None:
                 on_items(len(block))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -160,18 +160,27 @@ def build_priors(cell: Cell, bed: TestBedArguments, told: bool) -> dict[str, Sho
     Args:
         cell (`Cell`): The cell.
         bed (`TestBedArguments`): The test bed.
-        told (`bool`): Whether shop cells also get a posterior that knows their confounding.
+        told (`bool`): Whether there is also a posterior that is told what a cell fixes: the confounding of a shop cell,
+            the elasticities or the response of `steep` and `linear`.
 
     Returns:
-        `dict[str, ShopPrior]`: Empty where the structure is not known.
+        `dict[str, ShopPrior]`: `posterior` and, where there is more to tell, `posterior_told`; empty where the
+        structure is not known. `posterior` knows the ranges of the shop cells: in `steep` and `linear` they are wrong,
+        as they are for whoever learnt from shops. Where prices follow no hidden demand (`cost_plus`, `noisy_expert`)
+        they are taken as given.
     """
     if cell.name in WITHOUT_POSTERIOR:
         return {}
     width, follows = bed.mixed_confounding, cell.managers.names == ("demand_follower",)
-    priors = {"posterior": ShopPrior(cell.market, (-width, width), cell.managers.keep_share, follows)}
-    if told and cell.group == "shop":
-        priors["posterior_told"] = replace(priors["posterior"], confounding=cell.managers.confounding)
-    return priors
+    knows = ShopPrior(cell.market, (-width, width), cell.managers.keep_share, follows)
+    if cell.group == "shop":
+        priors = {"posterior": knows, "posterior_told": replace(knows, confounding=cell.managers.confounding)}
+    elif cell.name in ("steep", "linear"):
+        usual = build_cells(replace(bed, held_out=("none",)))[0].market
+        priors = {"posterior": replace(knows, market=usual), "posterior_told": knows}
+    else:
+        priors = {"posterior": knows}
+    return priors if told else {"posterior": priors["posterior"]}
 
 
 def estimate_with_network(data: CellData, bases: Sequence[PricingPolicy]) -> pd.DataFrame:

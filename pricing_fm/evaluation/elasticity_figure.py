@@ -13,15 +13,15 @@ from pricing_fm.evaluation.figures import BLUE, FAINT, GREEN, GREY, INK, ORANGE,
 
 READABLE = {
     "pricing_fm": "network",
-    "posterior": "simulator's posterior (ceiling)",
-    "posterior_told": "posterior told the confounding",
+    "posterior": "posterior (ceiling)",
+    "posterior_told": "posterior, told more",
     "prior_mean": "prior mean",
     "hierarchical": "log-log, shrunk",
     "log_log": "log-log",
     "first_differences": "first differences",
     "lags": "log-log with lags",
     "two_stage_least_squares": "2SLS on cost",
-    "double_machine_learning": "double machine learning",
+    "double_machine_learning": "DML, two-stage",
     "lightgbm_differences": "LightGBM differences",
 }
 STYLES = {

@@ -137,8 +137,8 @@ class ShopModel:
         self._uplift = tabulate(np.log1p((between(*market.promotion_uplift_range) - 1.0) * between(0.7, 1.3)))
         self._scale = tabulate(between(*market.shock_scale_range) * between(0.8, 1.2))
         self._amplitude = tabulate(between(*market.season_range) * np.exp(0.3 * rng.standard_normal(1_000_000)))
-        self._grid = torch.linspace(-GRID_END, GRID_END, GRID_POINTS)
-        self._start = torch.softmax(-0.5 * self._grid**2, 0)
+        self.grid = torch.linspace(-GRID_END, GRID_END, GRID_POINTS)
+        self._start = torch.softmax(-0.5 * self.grid**2, 0)
         # Volume: 12 x exp(1.2 x level), the level with the variance of its three sources.
         self._log_volume_scale = market.volume_deviation * float(np.sqrt(0.5**2 + 0.8**2 + 0.3**2))
 
@@ -184,13 +184,13 @@ class ShopModel:
             `torch.Tensor`, float64, shape `(draws,)`.
         """
         shops = self.read(draws, log)
-        log_mean = self._log_mean(draws, shops, log)
+        log_mean = self.compute_log_mean(draws, shops, log)
         seen = self._weigh_counts(shops, log, log_mean)
         if self.prior.follows:
-            seen = seen * self._weigh_prices(shops, log)
-        centre = shops.persistence[:, None] * self._grid
+            seen = seen * self.weigh_prices(shops, log)
+        centre = shops.persistence[:, None] * self.grid
         spread = (1.0 - shops.persistence**2)[:, None, None]
-        moves = torch.softmax(-0.5 * (self._grid - centre[..., None]) ** 2 / spread, dim=2)
+        moves = torch.softmax(-0.5 * (self.grid - centre[..., None]) ** 2 / spread, dim=2)
         total = torch.zeros(len(log_mean), dtype=torch.float64)
         weights = self._start.expand(len(log_mean), -1)
         for week in range(seen.shape[1]):
@@ -201,6 +201,26 @@ class ShopModel:
             weights = weights / mass
             total += mass[:, 0].double().log()
         return total + self._peaks
+
+    def compute_log_mean(self, draws: Draws, shops: Shops, log: ShopLog) -> torch.Tensor:
+        """Log mean demand of every week where the hidden shock is zero.
+
+        Args:
+            draws (`Draws`): Candidates, for their response families.
+            shops (`Shops`): The same in the simulator's numbers.
+            log (`ShopLog`): Prices and promotions.
+
+        Returns:
+            `torch.Tensor`, shape `(draws, weeks)`; a shock of x standard deviations adds `shock_scale * x`.
+        """
+        week = torch.arange(len(log.units), dtype=torch.float32)
+        angle = 2.0 * torch.pi * week / WEEKS_PER_YEAR
+        base = shops.log_volume - 0.5 * shops.shock_scale**2
+        terms = base[:, None] + shops.season_x[:, None] * angle.cos() + shops.season_y[:, None] * angle.sin()
+        terms = terms + shops.trend[:, None] * week
+        terms = terms + shops.log_uplift[:, None] * torch.from_numpy(log.promotion).float()
+        log_ratio = torch.from_numpy(log.log_price).float() - shops.log_reference[:, None]
+        return terms + _respond(draws.response, shops.elasticity, shops.purchase_share, log_ratio)
 
     def compute_elasticity(self, draws: Draws, log: ShopLog, log_price: float) -> torch.Tensor:
         """Own-price elasticity of each candidate at a price, positive.
@@ -238,22 +258,11 @@ class ShopModel:
         bounds = np.log(self.prior.market.volume_bounds)
         return (centre + self._log_volume_scale * level).clamp(float(bounds[0]), float(bounds[1]))
 
-    def _log_mean(self, draws: Draws, shops: Shops, log: ShopLog) -> torch.Tensor:
-        """Log mean demand of every week without the shock, `(draws, weeks)`."""
-        week = torch.arange(len(log.units), dtype=torch.float32)
-        angle = 2.0 * torch.pi * week / WEEKS_PER_YEAR
-        base = shops.log_volume - 0.5 * shops.shock_scale**2
-        terms = base[:, None] + shops.season_x[:, None] * angle.cos() + shops.season_y[:, None] * angle.sin()
-        terms = terms + shops.trend[:, None] * week
-        terms = terms + shops.log_uplift[:, None] * torch.from_numpy(log.promotion).float()
-        log_ratio = torch.from_numpy(log.log_price).float() - shops.log_reference[:, None]
-        return terms + _respond(draws.response, shops.elasticity, shops.purchase_share, log_ratio)
-
     def _weigh_counts(self, shops: Shops, log: ShopLog, log_mean: torch.Tensor) -> torch.Tensor:
         """Probability of each week's sales at every shock, `(draws, weeks, grid)`; peaks are kept apart."""
         units = torch.from_numpy(log.units)
         sold_out = torch.from_numpy(log.units >= log.inventory)
-        log_means = log_mean[..., None] + (shops.shock_scale[:, None] * self._grid)[:, None]
+        log_means = log_mean[..., None] + (shops.shock_scale[:, None] * self.grid)[:, None]
         size = shops.dispersion.double()[:, None]
         constant = torch.lgamma(units + size) - torch.lgamma(size) - torch.lgamma(units + 1.0) - units * size.log()
         counts, sizes = units.float()[:, None], shops.dispersion[:, None, None]
@@ -261,13 +270,21 @@ class ShopModel:
         exponent = torch.nn.functional.softplus(log_means - sizes.log()).mul_(-(counts + sizes))
         exponent.addcmul_(counts, log_means).add_(constant.float()[..., None])
         if sold_out.any():
-            exponent[:, sold_out] = _log_tail(counts[sold_out], sizes, log_means[:, sold_out].exp())
+            exponent[:, sold_out] = compute_log_tail(counts[sold_out], sizes, log_means[:, sold_out].exp())
         peak = exponent.amax(2, keepdim=True)
         self._peaks = peak[..., 0].double().sum(1)
         return torch.exp(exponent - peak)
 
-    def _weigh_prices(self, shops: Shops, log: ShopLog) -> torch.Tensor:
-        """Probability of each week's rung at every shock, `(draws, weeks, grid)`; see the demand follower's rule."""
+    def weigh_prices(self, shops: Shops, log: ShopLog) -> torch.Tensor:
+        """Probability of the rungs that a demand follower chose, at every hidden shock of the grid.
+
+        Args:
+            shops (`Shops`): Candidates, of which keep share and confounding are used.
+            log (`ShopLog`): Rungs.
+
+        Returns:
+            `torch.Tensor`, shape `(draws, weeks, grid)`; see `markets.manager_rules`.
+        """
         count = len(log.price_ladder)
         regular = _find_regular_rung(log.rungs, log.price_ladder)
         cuts, raises = regular, count - 1 - regular
@@ -281,7 +298,7 @@ class ShopModel:
         )
         quantile = torch.log(share / (1.0 - share)) * _LOGISTIC_UNIT
         spread = torch.sqrt(1.0 - shops.confounding**2).clamp(min=1e-6) * _LOGISTIC_UNIT
-        centre = shops.confounding[:, None, None] * self._grid
+        centre = shops.confounding[:, None, None] * self.grid
         cumulative = torch.sigmoid((quantile[..., None] - centre) / spread[:, None, None])
         ends = torch.zeros_like(cumulative[:, :1])
         chances = torch.diff(torch.cat([ends, cumulative, ends + 1.0], dim=1), dim=1)
@@ -306,7 +323,7 @@ def _respond(response: torch.Tensor, slope: torch.Tensor, share: torch.Tensor, l
     return result
 
 
-def _log_tail(units: torch.Tensor, size: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+def compute_log_tail(units: torch.Tensor, size: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Log P(demand >= units) of a negative binomial, by the normal approximation of Peizer and Pratt (1968).
 
     P(D >= b) is the incomplete beta function I_x(b, k) at x = mean / (mean + k).
