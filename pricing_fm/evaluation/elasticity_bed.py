@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ class Effort:
         posterior_items (`int`): Leading items of a cell that get a posterior; 0 = none.
         told (`bool`): Whether to compute `posterior_told` too, see `build_priors`.
         sampler (`SamplerSettings`): Effort of each posterior.
-        processes (`int`): Processes for posteriors, and threads of LightGBM.
+        processes (`int`): Processes for posteriors.
         seed (`int`): Of learners.
         cache (`Path`, *optional*): Folder of cached estimates; None = none is kept.
     """
@@ -115,7 +115,7 @@ def estimate_baselines(data: CellData, prior: PriorSummary, effort: Effort) -> p
     Args:
         data (`CellData`): The cell.
         prior (`PriorSummary`): For the prior mean.
-        effort (`Effort`): Threads, seed, cache.
+        effort (`Effort`): Seed and cache.
 
     Returns:
         `pd.DataFrame`: `estimator, item_id, elasticity, lower, upper, seconds, filled` (True = the median stands in).
@@ -285,7 +285,13 @@ def _sample_items(
 def _sample_one(job: tuple[ShopPrior, ShopLog, SamplerSettings, int, float]) -> Posterior:
     prior, shop, sampler, number, truth = job
     torch.set_num_threads(1)
-    return sample_posterior(ShopModel(prior), shop, sampler, number, truth)
+    return sample_posterior(_build_model(prior), shop, sampler, number, truth)
+
+
+@lru_cache(maxsize=8)
+def _build_model(prior: ShopPrior) -> ShopModel:
+    """One model for all items of a cell: its tables take longer than an item."""
+    return ShopModel(prior)
 
 
 def _cached(folder: Path | None, name: str, key: dict[str, object], run: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -185,7 +185,7 @@ class ShopModel:
         """
         shops = self.read(draws, log)
         log_mean = self.compute_log_mean(draws, shops, log)
-        seen = self._weigh_counts(shops, log, log_mean)
+        seen, peaks = self._weigh_counts(shops, log, log_mean)
         if self.prior.follows:
             seen = seen * self.weigh_prices(shops, log)
         centre = shops.persistence[:, None] * self.grid
@@ -200,7 +200,7 @@ class ShopModel:
             mass = weights.sum(1, keepdim=True).clamp(min=1e-30)
             weights = weights / mass
             total += mass[:, 0].double().log()
-        return total + self._peaks
+        return total + peaks
 
     def compute_log_mean(self, draws: Draws, shops: Shops, log: ShopLog) -> torch.Tensor:
         """Log mean demand of every week where the hidden shock is zero.
@@ -258,8 +258,8 @@ class ShopModel:
         bounds = np.log(self.prior.market.volume_bounds)
         return (centre + self._log_volume_scale * level).clamp(float(bounds[0]), float(bounds[1]))
 
-    def _weigh_counts(self, shops: Shops, log: ShopLog, log_mean: torch.Tensor) -> torch.Tensor:
-        """Probability of each week's sales at every shock, `(draws, weeks, grid)`; peaks are kept apart."""
+    def _weigh_counts(self, shops: Shops, log: ShopLog, log_mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probability of each week's sales at every shock over its peak, `(draws, weeks, grid)`; log of all peaks."""
         units = torch.from_numpy(log.units)
         sold_out = torch.from_numpy(log.units >= log.inventory)
         log_means = log_mean[..., None] + (shops.shock_scale[:, None] * self.grid)[:, None]
@@ -272,8 +272,7 @@ class ShopModel:
         if sold_out.any():
             exponent[:, sold_out] = compute_log_tail(counts[sold_out], sizes, log_means[:, sold_out].exp())
         peak = exponent.amax(2, keepdim=True)
-        self._peaks = peak[..., 0].double().sum(1)
-        return torch.exp(exponent - peak)
+        return torch.exp(exponent - peak), peak[..., 0].double().sum(1)
 
     def weigh_prices(self, shops: Shops, log: ShopLog) -> torch.Tensor:
         """Probability of the rungs that a demand follower chose, at every hidden shock of the grid.
