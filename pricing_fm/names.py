@@ -28,6 +28,8 @@ MAX_STATIC_CATEGORIES = 4
 MAX_STATIC_REALS = 4
 PROMOTION_SLOTS = tuple(f"promotion_{i}" for i in range(1, MAX_PROMOTIONS + 1))
 KNOWN_SLOTS = tuple(f"known_{i}" for i in range(1, MAX_KNOWN_COVARIATES + 1))
+# Declared covariates take these in turn; the last one holds the assortment's price index where nothing is declared.
+COVARIATE_SLOTS = (*KNOWN_SLOTS[1:], KNOWN_SLOTS[0])
 PAST_SLOTS = tuple(f"past_{i}" for i in range(1, MAX_PAST_COVARIATES + 1))
 
 # Columns of the arrays that windows are cut from, in this order (float32, NaN = missing).

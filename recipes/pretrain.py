@@ -21,7 +21,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel, load_store, split_by_category
+from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store, load_panel, load_store, split_by_category
 from pricing_fm.panel.sampler import find_switch_rows
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -147,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
     set_seed(loop.seed)
     model, processor = build_model(architecture)
-    train_stores = [build_store(cut.train) for cut in cuts] + [load_store(folder) for folder in data.stores]
+    train_stores = [add_assortment(build_store(cut.train)) for cut in cuts] + [
+        load_store(folder) for folder in data.stores
+    ]
     processor.trained_on_interventions = any(len(find_switch_rows(store)) for store in train_stores)
     batch_source = PretrainBatchSource(
         train_stores,
@@ -178,7 +180,7 @@ def build_validation(cuts: Sequence[Cut], processor: PricingFMProcessor, data: D
         batch
         for cut in cuts
         for batch in time_forward_batches(
-            build_store(cut.validation),
+            add_assortment(build_store(cut.validation)),
             cut.validation_start,
             processor,
             data.prediction_length,

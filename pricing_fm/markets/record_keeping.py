@@ -82,7 +82,7 @@ def keep_records(log: SimulatedLog, settings: RecordSettings, random: np.random.
     scatter = np.repeat(random.uniform(*settings.scatter_range, markets), rows)[:, None]
     noise = np.exp(scatter * random.standard_normal(columns["price"].shape))
     columns["price"] = columns["price"] * np.where(per_item(settings.averaged_share), noise, 1.0)
-    columns[names.KNOWN_SLOTS[0]] = np.where(
+    columns[names.COVARIATE_SLOTS[-1]] = np.where(
         per_item(settings.assortment_share), _compute_assortment_index(log), np.nan
     )
     for name in ("list_price", "cost", "inventory"):

@@ -47,7 +47,8 @@ from .recursion import states_before
 COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
     "both": (),
     "price": ("promotion_1", "promotion_2", "promotion_3", "promotion_4", "known_1", "known_2", "known_3", "known_4"),
-    "flags": ("price", "list_price", "competitor_price", "cost"),
+    # known_1 holds the price index of the rest of the assortment.
+    "flags": ("price", "list_price", "competitor_price", "cost", "known_1"),
 }
 COVARIATE_CHOICES["none"] = COVARIATE_CHOICES["price"] + COVARIATE_CHOICES["flags"]
 

@@ -1,5 +1,6 @@
 """Code of the panel contract: load, check, split, cut into windows (the top-level folder `data/` holds sources)."""
 
+from pricing_fm.panel.assortment import add_assortment, add_assortment_to_windows
 from pricing_fm.panel.companion import read_companion
 from pricing_fm.panel.frequency import Frequency
 from pricing_fm.panel.load import load_panel
@@ -21,6 +22,8 @@ __all__ = [
     "ShardSettings",
     "TimeSplit",
     "WindowSampler",
+    "add_assortment",
+    "add_assortment_to_windows",
     "build_store",
     "concatenate_windows",
     "load_panel",

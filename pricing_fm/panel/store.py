@@ -385,7 +385,7 @@ def _decode_categories(codes: np.ndarray, vocabularies: list[list[str]]) -> np.n
 def _channel_columns(panel: Panel) -> dict[str, str]:
     slots = (
         (names.PROMOTION_SLOTS, panel.schema.promotions),
-        (names.KNOWN_SLOTS, panel.schema.known_covariates),
+        (names.COVARIATE_SLOTS, panel.schema.known_covariates),
         (names.PAST_SLOTS, panel.schema.past_covariates),
     )
     columns = {channel: channel for channel in names.CHANNELS}

@@ -8,11 +8,12 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMProcessor
-from pricing_fm.names import CHANNEL_INDEX, KNOWN_SLOTS, PROMOTION_SLOTS
+from pricing_fm.names import CHANNEL_INDEX, COVARIATE_SLOTS, PROMOTION_SLOTS
 from pricing_fm.panel import (
     Panel,
     RawWindows,
     SeriesStore,
+    add_assortment_to_windows,
     build_store,
     concatenate_windows,
     origins_at,
@@ -102,6 +103,7 @@ def read_situation(
     current = np.where(np.isfinite(current), current, listed)
     current = np.where(np.isfinite(current), current, _first_known(windows.future[..., PRICE]))
     _fill_defaults(windows, current, listed, panel)
+    windows = add_assortment_to_windows(windows)
     planned_cost = windows.future[:, 0, COST]
     cost = np.where(np.isfinite(planned_cost), planned_cost, _last_known(panel, windows, names.COST, origin))
     promotions = np.nan_to_num(windows.future[..., [CHANNEL_INDEX[name] for name in PROMOTION_SLOTS]]).max(-1)
@@ -202,7 +204,7 @@ def _write_plan(windows: RawWindows, plan: pd.DataFrame, panel: Panel) -> None:
     optional = (names.LIST_PRICE, names.COST, names.INVENTORY, names.PRICE_IS_INTERVENTION)
     columns |= {name: name for name in optional if name in plan}
     columns |= dict(zip(PROMOTION_SLOTS, schema.promotions, strict=False))
-    columns |= dict(zip(KNOWN_SLOTS, schema.known_covariates, strict=False))
+    columns |= dict(zip(COVARIATE_SLOTS, schema.known_covariates, strict=False))
     for slot, column in columns.items():
         windows.future[..., CHANNEL_INDEX[slot]] = plan[column].to_numpy(dtype=np.float64).reshape(shape)
     windows.future[..., IMPUTED] = 0.0

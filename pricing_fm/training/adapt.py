@@ -13,7 +13,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.models.outputs import DemandOutput
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import Panel, SeriesStore, build_store
+from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource, TaskMix
 from pricing_fm.training.loop import TrainingResult, train
@@ -261,12 +261,18 @@ class _Sides:
         ahead = max(1, min(self.arguments.window_length, self.periods - held - history))
         start = self.panel.frequency.step(self.panel.last_observed, 1 - held)
         validation = time_forward_batches(
-            build_store(self.panel), start, self.processor, min(held, 8), 512, self.arguments.batch_size, history
+            add_assortment(build_store(self.panel)),
+            start,
+            self.processor,
+            min(held, 8),
+            512,
+            self.arguments.batch_size,
+            history,
         )
         begin = {name: parameter.detach().clone() for name, parameter in self.trainable.items()}
         steps = self.arguments.demand_steps
         loop = replace(self.loop, max_steps=steps, evaluate_every=max(steps // 8, 1), evaluate_first=True)
-        source = self._source(build_store(self.panel.before(start)), history, ahead, ADAPTATION_TASKS)
+        source = self._source(add_assortment(build_store(self.panel.before(start))), history, ahead, ADAPTATION_TASKS)
         chosen = train(learner, source, self.optim, loop, self._stage("holdout"), validation)
         # The loop was told to validate before the first step.
         zero_shot = chosen.history[0]["validation_loss"]
@@ -276,7 +282,7 @@ class _Sides:
                 parameter.copy_(begin[name])
         seconds = chosen.seconds
         if chosen.best_step > 0:
-            source = self._source(build_store(self.panel), history, ahead, ADAPTATION_TASKS)
+            source = self._source(add_assortment(build_store(self.panel)), history, ahead, ADAPTATION_TASKS)
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
         return chosen, zero_shot, seconds
@@ -287,7 +293,7 @@ class _Sides:
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
         history = max(1, min(8, self.periods // 2))
         ahead = max(1, min(policy.horizon, self.periods - history)) + 1
-        source = self._source(build_store(self.panel), history, ahead, NOTHING_HIDDEN)
+        source = self._source(add_assortment(build_store(self.panel)), history, ahead, NOTHING_HIDDEN)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
         return train(learner, source, self.optim, loop, self._stage("policy"))
 
