@@ -1,0 +1,109 @@
+"""Source "RAND Health Insurance Experiment": person-years under randomised plans, and a panel of batches.
+
+Usage: python data/rand_hie/prepare.py --source ../shared/data/health_rand_hie
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pricing_fm.evaluation.randomised_panels import Experiment, build_batched_panel
+
+HERE = Path(__file__).resolve().parent
+FILE = "RandHIE.parquet"
+FREE_PLAN = 11
+# Individual deductible: outpatient care costs 95 % (site 1: 100 %) up to 150 dollars a person and nothing afterwards.
+# The source says `coins` 0; its ceiling of 450 dollars a family shows that plan 1 is plan 13 under another number.
+DEDUCTIBLE_PLANS = (1, 13)
+PRICE_FLOOR = 0.05  # free care: a price must be positive, and a visit costs time
+CEILINGS = 20  # quantiles of a plan's ceilings that stand for all of them
+PERSON_YEARS_PER_PERIOD = 30.0
+
+
+def expected_shares(table: pd.DataFrame) -> pd.Series:
+    """Share of a year's bill that a member of each plan expects to pay, before anyone reacts to it.
+
+    The plan's rules (coinsurance up to a ceiling per family) applied to the bills of the free plan: what people chose
+    under a plan has no say. A family's bill is taken for its member's times the size of the family, which is not in
+    the source. Mean over persons with a bill, each of the mean over the plan's ceilings.
+
+    Args:
+        table (`pd.DataFrame`): The source.
+
+    Returns:
+        `pd.Series`: By plan, at least `PRICE_FLOOR`; the plans with a deductible are left out.
+    """
+    free = table[(table["plan"] == FREE_PLAN) & (table["meddol"] > 0)]
+    bills = (free["meddol"] * free["num"]).to_numpy()[:, None]
+    shares = {}
+    for plan, members in table[~table["plan"].isin(DEDUCTIBLE_PLANS)].groupby("plan"):
+        rate = members["coins"].iloc[0] / 100
+        ceilings = np.quantile(members["mdeoff"].dropna(), (np.arange(CEILINGS) + 0.5) / CEILINGS)
+        paid = np.minimum(rate * bills, ceilings)
+        shares[plan] = max(float((paid / bills).mean()), PRICE_FLOOR)
+    return pd.Series(shares).round(4)
+
+
+def build_decisions(source: Path) -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame]:
+    """One row per person and year: plan, its price, visits.
+
+    Args:
+        source (`Path`): Folder with the publisher's table.
+
+    Returns:
+        Decisions as `Experiment` reads them, counts, and one row per plan (price, coinsurance, persons, visits).
+    """
+    columns = ["plan", "site", "coins", "mdeoff", "meddol", "num", "zper", "mdvis", "time"]
+    table = pd.read_parquet(source / FILE, columns=columns)
+    shares = expected_shares(table)
+    apart = table["plan"].isin(DEDUCTIBLE_PLANS)
+    kept = table[~apart]
+    decisions = pd.DataFrame(
+        {
+            "item": "site " + kept["site"].astype(int).astype(str),
+            "arm": "plan " + kept["plan"].astype(int).astype(str),
+            "price": kept["plan"].map(shares).astype(float),
+            "outcome": kept["mdvis"].astype(float),
+            "exposure": kept["time"].astype(float),
+            "cluster": kept["zper"].astype(int),
+        }
+    ).reset_index(drop=True)
+    plans = table.groupby("plan").agg(
+        coinsurance=("coins", "first"), persons=("zper", "nunique"), years=("time", "sum"), visits=("mdvis", "sum")
+    )
+    plans["visits"] /= plans["years"]
+    plans.insert(0, "price", shares)
+    counts = {
+        "person-years": len(table),
+        "of them under an individual deductible (plans 1 and 13), apart": int(apart.sum()),
+        "persons kept": int(kept["zper"].nunique()),
+    }
+    return decisions, counts, plans
+
+
+def main() -> None:
+    """Writes `decisions.parquet` and `panel.parquet`, and prints the plans."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, required=True, help=f"folder with {FILE}")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder to write into (default: data/rand_hie)")
+    parser.add_argument("--seed", type=int, default=0, help="of the batches in the panel")
+    arguments = parser.parse_args()
+
+    decisions, counts, plans = build_decisions(arguments.source)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    decisions.to_parquet(arguments.output / "decisions.parquet", index=False)
+    experiment = Experiment("rand_hie", decisions, None, is_binary=False)
+    batched = build_batched_panel(experiment, np.random.default_rng(arguments.seed), PERSON_YEARS_PER_PERIOD)
+    columns = ["item_id", "timestamp", "units", "price", "traffic", "category", "price_is_intervention"]
+    frame = batched.panel.frame
+    frame.loc[~frame["price_imputed"], columns].to_parquet(arguments.output / "panel.parquet", index=False)
+    for what, count in counts.items():
+        print(f"{what}: {count:,}")
+    print(plans.sort_values("price").round(3).to_string())
+    print(f"wrote {arguments.output / 'decisions.parquet'} and panel.parquet: {batched.periods} periods")
+
+
+if __name__ == "__main__":
+    main()
