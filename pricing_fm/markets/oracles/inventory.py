@@ -252,20 +252,10 @@ def reference_price_policy(
     memory_slope = b + g * (1.0 - beta) / (1.0 - beta * m)
     margin = max(a - b * c, 0.0) / (b + memory_slope)
     steady, sales = (a + memory_slope * c) / (b + memory_slope), memory_slope * margin
-    # V(r) = A r**2 + B r + C with 4 beta n**2 A**2 - 4 k A + g**2 = 0; the root of k**2 - beta n**2 g**2 in factors.
-    h, n, root = b + g, 1.0 - m, math.sqrt(beta)
-    shrink = (1.0 - beta) / (1.0 + root)
-    low = (1.0 - beta * m**2) * b + g * shrink * (1.0 + root * m)
-    high = (1.0 - beta * m**2) * b + g * (1.0 + root) * (1.0 - root * m)
-    k, middle = (low + high) / 2.0, math.sqrt(low) * math.sqrt(high)
-    quadratic = g**2 / (2.0 * (k + middle))
-    curvature = h - beta * quadratic * n**2
-    policy_slope = (g + 2.0 * beta * quadratic * m * n) / (2.0 * curvature)
-    # 1 - policy_slope without cancellation.
-    rest = (2.0 * b + g * (low + n * g * root * shrink + middle) / (k + middle)) / (2.0 * curvature)
+    quadratic, policy_slope, rest = _solve_reference_riccati(b, g, m, beta)
     away = r - steady
-    first_sales = sales + (g - h * policy_slope) * away
-    if first_sales < -1e-9 * (a + h * policy_slope * abs(away)):
+    first_sales = sales + (g - (b + g) * policy_slope) * away
+    if first_sales < -1e-9 * (a + (b + g) * policy_slope * abs(away)):
         raise ValueError(
             f"initial_reference is {r:g}; the first period's demand would be {first_sales:.6g}, but must be at least 0"
         )
@@ -276,6 +266,24 @@ def reference_price_policy(
         # Around the price at rest, where the value is known and its slope is g x margin for every period remembered.
         "value": margin * sales / (1.0 - beta) + away * (g * margin / (1.0 - beta * m) + quadratic * away),
     }
+
+
+def _solve_reference_riccati(b: float, g: float, m: float, beta: float) -> tuple[float, float, float]:
+    """Quadratic coefficient of the value in the remembered price, slope of the policy, and 1 - slope.
+
+    V(r) = A r**2 + B r + C with 4 beta n**2 A**2 - 4 k A + g**2 = 0; the root of k**2 - beta n**2 g**2 in factors.
+    """
+    h, n, root = b + g, 1.0 - m, math.sqrt(beta)
+    shrink = (1.0 - beta) / (1.0 + root)
+    low = (1.0 - beta * m**2) * b + g * shrink * (1.0 + root * m)
+    high = (1.0 - beta * m**2) * b + g * (1.0 + root) * (1.0 - root * m)
+    k, middle = (low + high) / 2.0, math.sqrt(low) * math.sqrt(high)
+    quadratic = g**2 / (2.0 * (k + middle))
+    curvature = h - beta * quadratic * n**2
+    policy_slope = (g + 2.0 * beta * quadratic * m * n) / (2.0 * curvature)
+    # 1 - policy_slope without cancellation.
+    rest = (2.0 * b + g * (low + n * g * root * shrink + middle) / (k + middle)) / (2.0 * curvature)
+    return quadratic, policy_slope, rest
 
 
 def _sum_poisson_terms(mean: float, stock: int) -> tuple[float, float]:
