@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipes import adapt, evaluate, fit_market, pretrain, publish, simulate
+from recipes import adapt, build_corpus, elasticity, evaluate, fit_market, pretrain, publish, simulate
 from tests.demo_run import REPOSITORY, run_fast_demo
 from tests.test_recipe_files import understand
 
@@ -22,6 +22,8 @@ RECIPES = {
     "evaluate": evaluate,
     "publish": publish,
 }
+# What the pages of single panels and markets may show besides.
+FURTHER_RECIPES = {"build_corpus": build_corpus, "elasticity": elasticity}
 MOST_LINES = 200
 COMMAND_PAGES = [README, *sorted((REPOSITORY / "recipes").glob("*/README.md"))]
 
@@ -100,7 +102,7 @@ def test_commands_are_understood_by_their_recipes(path: Path, monkeypatch: pytes
         if script.startswith("recipes/"):
             name = Path(script).stem
             seen.add(name)
-            understand(RECIPES[name], words[words.index(script) + 1 :], monkeypatch)
+            understand((RECIPES | FURTHER_RECIPES)[name], words[words.index(script) + 1 :], monkeypatch)
     assert seen >= ({"pretrain", "adapt", "evaluate"} if path != README else set(RECIPES))
 
 
