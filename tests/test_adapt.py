@@ -219,20 +219,26 @@ def test_an_unknown_category_or_an_empty_stretch_is_refused(panel: Panel) -> Non
 
 
 def test_learned_weeks_come_before_the_weeks_that_judge_them(run, panel: Panel, monkeypatch) -> None:
-    seen, starts = [], []
-    forward, fit = adapting.time_forward_batches, adapting.train
+    seen, starts, stores = [], [], {}
+    forward, fit, draw = adapting.time_forward_batches, adapting.train, adapting.PretrainBatchSource
 
     def spy_on_validation(store, start, *rest):
         seen.append(("judged", start, pd.Timestamp(store.timestamps.max())))
         return forward(store, start, *rest)
 
+    def spy_on_source(given, *rest, **more):
+        source = draw(given, *rest, **more)
+        (stores[source],) = given
+        return source
+
     def spy_on_training(learner, source, *rest):
-        (store,) = source.sampler.stores
+        store = stores[source]
         starts.append([parameter.detach().clone() for parameter in learner.parameters() if parameter.requires_grad])
         seen.append(("learned", pd.Timestamp(store.timestamps.min()), pd.Timestamp(store.timestamps.max())))
         return fit(learner, source, *rest)
 
     monkeypatch.setattr(adapting, "time_forward_batches", spy_on_validation)
+    monkeypatch.setattr(adapting, "PretrainBatchSource", spy_on_source)
     monkeypatch.setattr(adapting, "train", spy_on_training)
     run(panel)
     (_, judged_from, judged_to), (_, _, learned_to), *final = seen

@@ -13,16 +13,27 @@ from pricing_fm.training.validation import time_forward_batches
 
 
 class Watcher:
-    """Stands in for the processor and keeps the windows it was given."""
+    """Stands in for the processor and keeps the windows it was given; siblings say whose and of what time they are."""
 
     context_length = 16
 
     def __init__(self) -> None:
         self.windows: list[RawWindows] = []
+        self.siblings: list[np.ndarray] = []
 
-    def __call__(self, windows: RawWindows) -> dict[str, torch.Tensor]:
+    def __call__(self, windows: RawWindows, siblings: np.ndarray) -> dict[str, torch.Tensor]:
         self.windows.append(windows)
+        self.siblings.append(siblings)
         return {"item": torch.arange(len(windows))}
+
+    def read_siblings(self, windows: RawWindows, groups: np.ndarray) -> np.ndarray:
+        assert len(set(windows.future_timestamps[:, 0])) <= 1  # who sells at another time is no sibling of today
+        return tell(windows)
+
+
+def tell(windows: RawWindows) -> np.ndarray:
+    """Item and origin of each window as numbers."""
+    return np.stack([windows.item_keys % 2**40, windows.future_timestamps[:, 0].astype(np.int64)], axis=1).astype(float)
 
 
 def start_of(panel: Panel, weeks: int) -> pd.Timestamp:
@@ -40,6 +51,8 @@ def test_every_future_starts_at_the_validation_or_whole_futures_later(
     assert sorted(len(batch["item"]) for batch in batches) == [4, 5, 5, 5, 5]
     units = np.concatenate([windows.future[..., CHANNEL_INDEX["units"]] for windows in watcher.windows])
     assert np.isfinite(units).any(axis=1).all()
+    for windows, siblings in zip(watcher.windows, watcher.siblings, strict=True):
+        np.testing.assert_array_equal(siblings, tell(windows))  # each window is told of its own siblings
 
 
 def test_a_limit_keeps_an_even_spread_of_the_same_windows(tiny_panel: Panel, tiny_store: SeriesStore) -> None:
