@@ -41,8 +41,9 @@ def test_the_propensity_is_the_probability_of_the_price(policy, adapted, kind: s
     found = asked.recommend(panel_of(twins(400)), rules, explore=True, seed=3)
     by_price = found.groupby("price")["propensity"].agg(["min", "max", "count"])
     assert len(by_price) >= 3
-    np.testing.assert_allclose(by_price["min"], by_price["max"], rtol=1e-9)
-    assert by_price["min"].sum() == pytest.approx(1.0, abs=1e-6)  # every price that can be drawn was drawn
+    # float32: an item's place in the batch moves the last digits of an adapter's scores.
+    np.testing.assert_allclose(by_price["min"], by_price["max"], rtol=1e-9 if kind == "plan" else 1e-5)
+    assert by_price["min"].sum() == pytest.approx(1.0, abs=1e-5)  # every price that can be drawn was drawn
     expected = 400 * by_price["min"]
     assert (np.abs(by_price["count"] - expected) < 4 * np.sqrt(expected) + 1).all()
 
