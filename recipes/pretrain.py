@@ -21,7 +21,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store, load_panel, load_store, split_by_category
+from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store, load_panel, load_shards, split_by_category
 from pricing_fm.panel.sampler import find_switch_rows
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -45,7 +45,8 @@ class DataArguments:
         default=(), metadata={"help": "Schema of each panel; one for all; none = the columns bear panel names."}
     )
     stores: tuple[str, ...] = field(
-        default=(), metadata={"help": "Prepared stores of series, trained on whole: folders of a simulated corpus."}
+        default=(),
+        metadata={"help": "Prepared series, trained on whole: folders of prepare_store.py or of a simulated corpus."},
     )
     validation_stores: tuple[str, ...] = field(
         default=(), metadata={"help": "Stores of other series, validated on at origins drawn once."}
@@ -147,10 +148,12 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
     set_seed(loop.seed)
     model, processor = build_model(architecture)
-    train_stores = [add_assortment(build_store(cut.train)) for cut in cuts] + [
-        load_store(folder) for folder in data.stores
-    ]
-    processor.trained_on_interventions = any(len(find_switch_rows(store)) for store in train_stores)
+    # One entry per panel or folder; a folder may hold several shards.
+    train_stores: list[tuple[SeriesStore, ...]] = [(add_assortment(build_store(cut.train)),) for cut in cuts]
+    train_stores += [load_shards(folder, check_rows=accelerator.is_main_process) for folder in data.stores]
+    processor.trained_on_interventions = any(
+        len(find_switch_rows(shard)) for shards in train_stores for shard in shards
+    )
     batch_source = PretrainBatchSource(
         train_stores,
         data.panel_weights or [1.0] * len(train_stores),
@@ -162,19 +165,22 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         history_shares=data.history_shares,
         patch_length=model.config.patch_length,
     )
-    validation_batches = build_validation(cuts, processor, data)
+    validation_batches = build_validation(cuts, processor, data, accelerator.is_main_process)
     result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)
     processor.step_correlation = estimate_step_correlation(model, validation_batches)
     if decisions.decision_steps and architecture.price_response == "monotone":
         learn_decisions(model, processor, train_stores, arguments, accelerator)
-    sources = [DataSource(store.name, store.fingerprint) for store in train_stores]
+    # Shards bear the name and the fingerprint of their whole panel.
+    sources = [DataSource(shards[0].name, shards[0].fingerprint) for shards in train_stores]
     save_base(Path(output.output_dir), model, processor, sources, arguments, result, loop.seed, accelerator)
     # Left to the interpreter's shutdown, the communication threads may abort a process that has done its work.
     accelerator.state.destroy_process_group()
     return result
 
 
-def build_validation(cuts: Sequence[Cut], processor: PricingFMProcessor, data: DataArguments) -> list[Batch]:
+def build_validation(
+    cuts: Sequence[Cut], processor: PricingFMProcessor, data: DataArguments, check_rows: bool
+) -> list[Batch]:
     """Of panels the periods after those trained on; of stores of other series windows drawn once."""
     batches = [
         batch
@@ -192,7 +198,7 @@ def build_validation(cuts: Sequence[Cut], processor: PricingFMProcessor, data: D
     for folder in data.validation_stores:
         size = min(data.batch_size, data.validation_windows)
         batches += drawn_batches(
-            load_store(folder),
+            load_shards(folder, check_rows),
             processor,
             data.prediction_length,
             data.validation_windows // size,
@@ -251,13 +257,15 @@ def build_model(architecture: ModelArguments) -> tuple[PricingFMForPreTraining, 
 def learn_decisions(
     model: PricingFMForPreTraining,
     processor: PricingFMProcessor,
-    stores: Sequence[SeriesStore],
+    stores: Sequence[Sequence[SeriesStore]],
     arguments: Sequence[Any],
     accelerator: Accelerator,
 ) -> TrainingResult:
     """Trains behaviour, value and policy heads on the finished trunk; nothing else moves."""
     data, _, decisions, policy, rewards, optim, loop, output = arguments
-    has_costs = all(np.isfinite(store.values[:, CHANNEL_INDEX["cost"]]).any() for store in stores)
+    has_costs = all(
+        any(np.isfinite(shard.values[:, CHANNEL_INDEX["cost"]]).any() for shard in shards) for shards in stores
+    )
     if not has_costs and policy.assumed_cost_share is None:
         accelerator.print("a panel has no cost and there is no --assumed_cost_share: decisions maximise revenue")
         rewards = replace(rewards, margin=0.0, revenue=1.0)

@@ -111,7 +111,7 @@ class PretrainBatchSource:
     are what a new item has.
 
     Args:
-        stores (`Sequence[SeriesStore]`): Training panels.
+        stores (`Sequence[SeriesStore | Sequence[SeriesStore]]`): Training panels; the shards of one are one entry.
         weights (`Sequence[float]`): Share of windows drawn from each.
         processor (`PricingFMProcessor`): Turns windows into tensors.
         batch_size (`int`): Windows of the global batch, all processes and micro steps together.
@@ -129,7 +129,7 @@ class PretrainBatchSource:
 
     def __init__(
         self,
-        stores: Sequence[SeriesStore],
+        stores: Sequence[SeriesStore | Sequence[SeriesStore]],
         weights: Sequence[float],
         processor: PricingFMProcessor,
         batch_size: int,

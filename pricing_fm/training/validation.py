@@ -1,5 +1,7 @@
 """Fixed validation batches that lie after everything that was trained on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -76,7 +78,7 @@ def _read_siblings(
 
 
 def drawn_batches(
-    store: SeriesStore,
+    store: SeriesStore | Sequence[SeriesStore],
     processor: PricingFMProcessor,
     prediction_length: int,
     num_batches: int,
@@ -86,7 +88,7 @@ def drawn_batches(
     """Windows of series that were never trained on, at origins drawn once and for all, half of them interventions.
 
     Args:
-        store (`SeriesStore`): Series apart from those of training.
+        store (`SeriesStore | Sequence[SeriesStore]`): Series apart from those of training; shards of one panel.
         processor (`PricingFMProcessor`): Turns windows into tensors.
         prediction_length (`int`): Future steps.
         num_batches (`int`): Batches.
