@@ -145,8 +145,8 @@ def estimate_ceilings(
     for estimator, prior in build_priors(data.cell, bed, effort.told).items():
         for first in range(0, len(shops), BLOCK):
             block = range(first, min(first + BLOCK, len(shops)))
-            key = {"data": data.fingerprint, "block": str(block), "sampler": asdict(effort.sampler)}
-            key |= {"prior": asdict(prior)}
+            key: dict[str, object] = {"data": data.fingerprint, "block": str(block)}
+            key |= {"sampler": asdict(effort.sampler), "prior": asdict(prior)}
             run = partial(_sample_items, data, prior, [shops[number] for number in block], block, effort)
             parts.append(_cached(effort.cache, f"posterior-{data.cell.name}", key, run).assign(estimator=estimator))
             if on_items is not None:

@@ -160,15 +160,15 @@ class _Resampling:
     """Bootstrap weights of categories, the same for all estimators of a cell, so that ratios are paired."""
 
     def __init__(self, items: pd.DataFrame, seed: int):
-        self._category = items.drop_duplicates(names.ITEM_ID).set_index(names.ITEM_ID)[names.CATEGORY]
-        labels = np.sort(self._category.unique().astype(str))
+        category = items.drop_duplicates(names.ITEM_ID).set_index(names.ITEM_ID)[names.CATEGORY]
+        labels, codes = np.unique(category.to_numpy().astype(str), return_inverse=True)
         even = np.full(len(labels), 1.0 / len(labels))
         draws = np.random.default_rng(seed).multinomial(len(labels), even, REPLICATES)
-        self._weights = pd.DataFrame(draws.T, index=labels)
+        self._items, self._weights = category.index, draws[:, codes].astype(np.float64)
 
     def _of(self, index: pd.Index) -> np.ndarray:
         """Weights of items, `(replicates, items)`."""
-        return self._weights.loc[self._category.loc[index]].to_numpy().T
+        return self._weights[:, self._items.get_indexer(index)]
 
     def estimate_mean(self, values: pd.Series, root: bool = False) -> Interval:
         weights = self._of(values.index)
