@@ -23,7 +23,7 @@ def policy(base: Path) -> PricingPolicy:
 
 @pytest.fixture(scope="module")
 def adapted(base: Path) -> PricingPolicy:
-    adapter = write_adapter(base.parent / "adapter", base, category=None)
+    adapter = write_adapter(base.parent / "adapter", base, category=None, aggressiveness=3.0)
     return PricingPolicy.from_pretrained(base, adapter=adapter)
 
 
