@@ -56,7 +56,7 @@ def test_every_column_lies_in_its_channel_and_absent_ones_are_missing() -> None:
     assert store.values.dtype == np.float32
     for name in (names.UNITS, names.PRICE, names.COST):
         np.testing.assert_array_equal(channel(store, name), panel.frame[name].to_numpy(dtype=np.float32))
-    slots = {"promotion_1": "feature", "promotion_2": "display", "known_1": "heat", "past_1": "views"}
+    slots = {"promotion_1": "feature", "promotion_2": "display", "known_2": "heat", "past_1": "views"}
     for slot, column in slots.items():
         np.testing.assert_array_equal(channel(store, slot), panel.frame[column].to_numpy(dtype=np.float32))
     np.testing.assert_array_equal(

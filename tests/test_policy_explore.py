@@ -43,7 +43,8 @@ def test_the_propensity_is_the_probability_of_the_price(policy, adapted, kind: s
     assert len(by_price) >= 3
     # float32: an item's place in the batch moves the last digits of an adapter's scores.
     np.testing.assert_allclose(by_price["min"], by_price["max"], rtol=1e-9 if kind == "plan" else 1e-5)
-    assert by_price["min"].sum() == pytest.approx(1.0, abs=1e-5)  # every price that can be drawn was drawn
+    # Every price that can be expected in 400 draws was drawn.
+    assert 1.0 - 2 / 400 < by_price["min"].sum() < 1.0 + 1e-5
     expected = 400 * by_price["min"]
     assert (np.abs(by_price["count"] - expected) < 4 * np.sqrt(expected) + 1).all()
 
