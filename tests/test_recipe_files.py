@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from pricing_fm.guardrails import load_guardrails
 from pricing_fm.panel import load_panel
 from pricing_fm.recipe import read_recipe, resolved_recipe
-from recipes import adapt, build_corpus, elasticity, evaluate, fit_market, pretrain, simulate
+from recipes import adapt, build_corpus, elasticity, evaluate, fit_market, pretrain, randomised_prices, simulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
@@ -31,6 +31,7 @@ NEEDED = {
     simulate: ["--output_dir", "out"],
     build_corpus: ["--output_dir", "out"],
     elasticity: ["--output_dir", "out"],
+    randomised_prices: ["--base", "base", "--output_dir", "out"],
 }
 # A file that names these leaves out the others.
 INSTEAD = {"stores": "panels"}
@@ -62,6 +63,7 @@ def owner_of(path: Path) -> ModuleType:
         "simulate": simulate,
         "build_corpus": build_corpus,
         "elasticity": elasticity,
+        "randomised": randomised_prices,
     }
     return owners[special.get(path.stem, path.stem.split("_")[0])]
 

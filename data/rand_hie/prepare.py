@@ -46,20 +46,39 @@ def expected_shares(table: pd.DataFrame) -> pd.Series:
     return pd.Series(shares).round(4)
 
 
-def build_decisions(source: Path) -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame]:
+def find_families(table: pd.DataFrame) -> np.ndarray:
+    """Families, to which the plans were assigned; the source does not name them.
+
+    Persons of one family bear consecutive numbers and have the same site, plan and (to the cent) income in their first
+    year.
+
+    Args:
+        table (`pd.DataFrame`): The source, with `zper, year, site, plan, income`.
+
+    Returns:
+        `np.ndarray`, int64, shape `(rows,)`: A number per family.
+    """
+    persons = table.sort_values(["zper", "year"]).groupby("zper")[["site", "plan", "income"]].first()
+    begins = (persons != persons.shift()).any(axis=1) | (np.diff(persons.index, prepend=-1) != 1)
+    return table["zper"].map(begins.cumsum()).to_numpy(dtype=np.int64)
+
+
+def build_decisions(source: Path, cluster: str = "person") -> tuple[pd.DataFrame, dict[str, int], pd.DataFrame]:
     """One row per person and year: plan, its price, visits.
 
     Args:
         source (`Path`): Folder with the publisher's table.
+        cluster (`str`): `person` or `family`.
 
     Returns:
         Decisions as `Experiment` reads them, counts, and one row per plan (price, coinsurance, persons, visits).
     """
-    columns = ["plan", "site", "coins", "mdeoff", "meddol", "num", "zper", "mdvis", "time"]
+    columns = ["plan", "site", "coins", "mdeoff", "meddol", "num", "zper", "mdvis", "time", "year", "income"]
     table = pd.read_parquet(source / FILE, columns=columns)
     shares = expected_shares(table)
     apart = table["plan"].isin(DEDUCTIBLE_PLANS)
-    kept = table[~apart]
+    owner = table["zper"].to_numpy(dtype=np.int64) if cluster == "person" else find_families(table)
+    kept = table.assign(cluster=owner)[~apart]
     decisions = pd.DataFrame(
         {
             "item": "site " + kept["site"].astype(int).astype(str),
@@ -67,7 +86,7 @@ def build_decisions(source: Path) -> tuple[pd.DataFrame, dict[str, int], pd.Data
             "price": kept["plan"].map(shares).astype(float),
             "outcome": kept["mdvis"].astype(float),
             "exposure": kept["time"].astype(float),
-            "cluster": kept["zper"].astype(int),
+            "cluster": kept["cluster"],
         }
     ).reset_index(drop=True)
     plans = table.groupby("plan").agg(
@@ -79,6 +98,7 @@ def build_decisions(source: Path) -> tuple[pd.DataFrame, dict[str, int], pd.Data
         "person-years": len(table),
         "of them under an individual deductible (plans 1 and 13), apart": int(apart.sum()),
         "persons kept": int(kept["zper"].nunique()),
+        f"clusters (by {cluster})": int(kept["cluster"].nunique()),
     }
     return decisions, counts, plans
 
@@ -88,10 +108,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help=f"folder with {FILE}")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write into (default: data/rand_hie)")
+    parser.add_argument("--cluster", choices=("person", "family"), default="person", help="what stays together")
     parser.add_argument("--seed", type=int, default=0, help="of the batches in the panel")
     arguments = parser.parse_args()
 
-    decisions, counts, plans = build_decisions(arguments.source)
+    decisions, counts, plans = build_decisions(arguments.source, arguments.cluster)
     arguments.output.mkdir(parents=True, exist_ok=True)
     decisions.to_parquet(arguments.output / "decisions.parquet", index=False)
     experiment = Experiment("rand_hie", decisions, None, is_binary=False)

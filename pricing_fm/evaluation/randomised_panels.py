@@ -4,6 +4,7 @@ Periods of such a panel have no order and no calendar: who is in which batch, an
 anew for every panel, and answers are averaged over several of them.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,11 @@ class Experiment:
             raise PanelError(f"decisions of {self.name}: binary outcomes are 0 or 1, each with an exposure of 1")
         if self.bins is not None and self.bins < 2:
             raise PanelError(f"bins is {self.bins}; a curve needs at least 2")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the decisions, in their order, as `"sha256:..."`."""
+        hashes = pd.util.hash_pandas_object(self.decisions[list(COLUMNS)], index=False).to_numpy()
+        return f"sha256:{hashlib.sha256(hashes.tobytes()).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -169,13 +175,18 @@ def build_batched_panel(
         for batch in _draw_batches(part, sizes, random)
     ]
     log = pd.concat(batches, ignore_index=True)
-    counts = log.groupby(["late", "draw", "item"]).size()
-    lengths = {is_late: int(counts[is_late].max()) if is_late in counts else 0 for is_late in (False, True)}
-    log["week"] = 0
-    for (is_late, _, _), rows in log.groupby(["late", "draw", "item"]).indices.items():
+    parts = list(log.groupby(["late", "draw", "item"]).indices.values())
+    is_late = log["late"].to_numpy(dtype=bool)
+    lengths = {
+        late: max((len(rows) for rows in parts if is_late[rows[0]] == late), default=0) for late in (False, True)
+    }
+    weeks = np.zeros(len(log), dtype=np.int64)
+    for rows in parts:
+        length = lengths[bool(is_late[rows[0]])]
         # Evenly spread, and always in the last week of its part.
-        slots = lengths[is_late] - 1 - np.arange(len(rows)) * lengths[is_late] // len(rows)
-        log.loc[random.permutation(rows), "week"] = slots + (lengths[False] if is_late else 0)
+        slots = length - 1 - np.arange(len(rows)) * length // len(rows)
+        weeks[random.permutation(rows)] = slots + (lengths[False] if is_late[rows[0]] else 0)
+    log["week"] = weeks
     start = FIRST_WEEK + pd.Timedelta(weeks=int(random.integers(52)))
     return BatchedPanel(_load(log, start), sizes, lengths[False] + lengths[True], lengths[True])
 

@@ -95,13 +95,13 @@ def score_predictions(judged: Experiment, predicted: np.ndarray, random: np.rand
         }
     ).reset_index()
     level = cells["item"].to_numpy() if judged.bins is not None else np.zeros(len(cells))
-    arrays = [series.to_numpy(dtype=np.float64) for series in (observed, expected, variance)]
+    seen, said, spread = (series.to_numpy(dtype=np.float64) for series in (observed, expected, variance))
     log_price = (np.log(table["price"]) * table["predicted"]).groupby([table[key] for key in keys]).sum() / expected
-    scaled, count = _match_levels(*arrays, level)
-    slope, error = _missing_slope(arrays[0], scaled, arrays[2], log_price.to_numpy(), level)
+    scaled, count = _match_levels(seen, said, spread, level)
+    slope, error = _missing_slope(seen, scaled, spread, log_price.to_numpy(), level)
     return CurveScores(
-        test=_chi_square(arrays[0], arrays[1], arrays[2], len(cells)),
-        shape=_chi_square(arrays[0], scaled, arrays[2], len(cells) - count),
+        test=_chi_square(seen, said, spread, len(cells)),
+        shape=_chi_square(seen, scaled, spread, len(cells) - count),
         excess_elasticity=slope,
         excess_error=error,
         loss=_loss(judged, predicted),

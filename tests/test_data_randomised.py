@@ -1,0 +1,106 @@
+"""The prepare scripts of the two randomised experiments, on the real files."""
+
+import contextlib
+import io
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pricing_fm.evaluation.randomised_panels import read_decisions
+from pricing_fm.panel import load_panel
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES = {"loan_offers": "loan_offers_karlan_zinman_2008", "rand_hie": "health_rand_hie"}
+
+
+def prepare_module(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"prepare_{name}", REPOSITORY / "data" / name / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "rows", "total"), [("loan_offers", 34_211, 2_479), ("rand_hie", 16_015, 47_651)])
+def test_decisions_and_panel_say_the_same(
+    name: str, rows: int, total: int, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"data/{name}/prepare.py", "--source", str(real_data / SOURCES[name]), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare_module(name).main()
+    decisions = read_decisions(tmp_path / "decisions.parquet")
+    assert len(decisions) == rows
+    assert decisions["outcome"].sum() == total
+    panel = load_panel(tmp_path / "panel.parquet", schema=REPOSITORY / "data" / name / "schema.yaml")
+    assert len(panel.item_ids) == 6
+    observed = panel.frame.dropna(subset="units")
+    assert observed["price_is_intervention"].all()
+    assert observed["units"].sum() == pytest.approx(total, rel=0.02)
+
+
+@pytest.mark.real_data
+def test_the_rate_was_drawn_within_wave_and_tier(real_data: Path) -> None:
+    table = prepare_module("loan_offers").build_decisions(real_data / SOURCES["loan_offers"])[0]
+    source = pd.read_parquet(real_data / SOURCES["loan_offers"] / "kz_demandelasts_aer08.parquet")
+    item = table["item"]
+    within = table["price"] - table["price"].groupby(item).transform("mean")
+    for covariate in ("appscore", "lastamount", "age", "dormancy"):
+        values = source[covariate].astype(float)
+        centred = values - values.groupby(item).transform("mean")
+        known = centred.notna()
+        assert abs(np.corrcoef(within[known], centred[known])[0, 1]) < 3 / known.sum() ** 0.5
+
+
+@pytest.mark.real_data
+def test_a_plan_has_the_price_that_its_members_expect_to_pay(real_data: Path) -> None:
+    decisions, _, plans = prepare_module("rand_hie").build_decisions(real_data / SOURCES["rand_hie"])
+    price = plans["price"]
+    assert price[11] == 0.05  # free care, at the floor
+    assert price[[1, 13]].isna().all()  # an individual deductible: apart
+    assert not decisions["arm"].isin(["plan 1", "plan 13"]).any()
+    for plans_of_a_kind, coinsurance in (([5, 6, 7, 17, 18, 19], 0.25), ([8, 9, 10], 0.5), ([14, 15, 16], 0.95)):
+        shares = price[plans_of_a_kind]
+        assert (shares < coinsurance).all()  # the ceiling takes part of the bill
+        assert (shares > 0.75 * coinsurance).all()
+    assert (decisions.groupby("arm")["price"].nunique() == 1).all()
+
+
+@pytest.mark.real_data
+def test_a_family_is_found_and_has_one_plan(real_data: Path) -> None:
+    module = prepare_module("rand_hie")
+    source = pd.read_parquet(real_data / SOURCES["rand_hie"] / "RandHIE.parquet")
+    family = module.find_families(source)
+    table = source.assign(family=family)
+    assert (table.groupby("family")[["plan", "site"]].nunique() == 1).all().all()
+    assert (table.groupby("zper")["family"].nunique() == 1).all()
+    persons = table.groupby("family")["zper"].nunique()
+    assert 2 < persons.mean() < 3.5
+    assert persons.max() < 16
+    by_person, by_family = (
+        module.build_decisions(real_data / SOURCES["rand_hie"], cluster)[0]["cluster"].nunique()
+        for cluster in ("person", "family")
+    )
+    assert by_family < by_person / 2
+
+
+def test_families_are_runs_of_numbers_with_one_income() -> None:
+    table = pd.DataFrame(
+        {
+            "zper": [12, 11, 11, 13, 20, 15],
+            "year": [1, 1, 2, 1, 1, 1],
+            "site": 1,
+            "plan": [5, 5, 5, 5, 5, 5],
+            "income": [9.0, 9.0, 8.0, 7.0, 7.0, 7.0],
+        }
+    )
+    family = prepare_module("rand_hie").find_families(table)
+    assert family[0] == family[1] == family[2]
+    assert len(set(family[[0, 3, 4, 5]])) == 4
