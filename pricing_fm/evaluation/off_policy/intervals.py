@@ -1,0 +1,235 @@
+"""Intervals of a policy's value: bootstrap over decision units and weeks, and two checks that do not resample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contributions
+from pricing_fm.metrics import Interval
+
+_CELLS_AT_ONCE = 4_000_000  # bounds memory: weights are (replicates, rows)
+MOST_EMPTY_REPLICATES = 0.05  # share of replicates in which a term may have no weight left
+
+
+@dataclass(frozen=True)
+class BootstrapDraws:
+    """Bootstrap replicates of a value.
+
+    Attributes:
+        value: On the log itself, currency.
+        replicates: `(replicates,)`, currency.
+        empty_share: Share of the drawn replicates that were left out because a term had no weight in them.
+        num_clusters, num_weeks: Number of decision units, and of calendar weeks that were resampled (1 = none).
+    """
+
+    value: float
+    replicates: np.ndarray
+    empty_share: float
+    num_clusters: int
+    num_weeks: int
+
+    def interval(self, level: float = 0.9) -> Interval:
+        """Percentile interval.
+
+        Args:
+            level: Nominal coverage in (0, 1).
+
+        Returns:
+            Value and both ends; the lower end is a one-sided bound of level (1 + level) / 2.
+
+        Raises:
+            ValueError: If `level` is outside (0, 1).
+        """
+        _check_level(level)
+        lower, upper = np.quantile(self.replicates, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        return Interval(self.value, float(lower), float(upper))
+
+
+def bootstrap_value(
+    contributions: Contributions, resample_weeks: bool = True, replicates: int = 1000, seed: int = 0
+) -> BootstrapDraws:
+    """Bootstrap over decision units, two-way with calendar weeks.
+
+    Prices are decided per product and price zone and demand shocks hit all of a week at once, so rows are not
+    independent. Whole units and whole weeks are drawn with replacement; a row counts with the product of both
+    multiplicities (pigeonhole bootstrap). Every ratio is formed anew in each replicate. A term that is a week of its
+    own (a step of a self-normalised sum) counts with the multiplicity of its week.
+
+    Two-way, the interval allows for weeks that differ; where weeks really do not matter it is conservative (up to
+    sqrt(3) too wide for pure noise), while an interval that ignores weeks is wrong without a bound.
+
+    Args:
+        contributions: Of the estimate, or of a paired difference.
+        resample_weeks: False = decision units only: the value of these very weeks.
+        replicates: Number of replicates.
+        seed: Seed of the draws; estimates from the same log share their draws.
+
+    Returns:
+        The replicates.
+
+    Raises:
+        ValueError: If there is one decision unit only, or more than 5 % of the replicates leave a term without weight.
+
+    References:
+        Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2).
+    """
+    clusters, weeks = contributions.num_clusters, contributions.num_weeks
+    if clusters < 2:
+        raise ValueError("there is one decision unit only; nothing can be resampled")
+    rng = np.random.default_rng(seed)
+    week_of_row = np.where(contributions.term_weeks[contributions.terms] == NO_WEEK, contributions.weeks, NO_WEEK)
+    drawn = []
+    at_once = max(1, min(replicates, _CELLS_AT_ONCE // len(contributions.terms)))
+    for start in range(0, replicates, at_once):
+        size = min(at_once, replicates - start)
+        unit_counts = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=size)
+        # The last column stands for rows and terms without a week, which are always there once (NO_WEEK = -1).
+        week_counts = np.ones((size, weeks + 1))
+        if resample_weeks:
+            week_counts[:, :weeks] = rng.multinomial(weeks, np.full(weeks, 1.0 / weeks), size=size)
+        row_weights = unit_counts[:, contributions.clusters] * week_counts[:, week_of_row]
+        top = contributions.sum_terms(row_weights * contributions.numerators)
+        bottom = contributions.sum_terms(row_weights * contributions.denominators)
+        full = np.all(bottom > 0.0, axis=1)
+        term_weights = week_counts[full][:, contributions.term_weeks]
+        drawn.append((term_weights * top[full] / bottom[full]).sum(axis=1))
+    found = np.concatenate(drawn)
+    empty = 1.0 - len(found) / replicates
+    if empty > MOST_EMPTY_REPLICATES:
+        raise ValueError(
+            f"{empty:.0%} of the replicates leave a term without any weight: the target policy's decisions rest on too"
+            " few units"
+        )
+    return BootstrapDraws(contributions.value, found, empty, clusters, weeks if resample_weeks else 1)
+
+
+def compute_clustered_error(contributions: Contributions, two_way: bool = True) -> float:
+    """Standard error of a value from its influence values, clustered by decision unit and week.
+
+    Variance by unit plus variance by week minus variance by cell, never below that by unit.
+
+    Args:
+        contributions: Of the estimate.
+        two_way: False = by decision unit only.
+
+    Returns:
+        Standard error, currency.
+
+    References:
+        Cameron, Gelbach and Miller 2011, "Robust inference with multiway clustering".
+    """
+    rows, clusters, weeks = contributions.row_influences, contributions.num_clusters, contributions.num_weeks
+    by_unit = _scaled_squares(np.bincount(contributions.clusters, rows, minlength=clusters))
+    if not two_way or weeks < 2:
+        return float(np.sqrt(by_unit))
+    dated = contributions.weeks != NO_WEEK
+    week_sums = np.bincount(contributions.weeks[dated], rows[dated], minlength=weeks)
+    # Terms that are weeks of their own: the week is in the ratio, around the mean of such ratios.
+    owned = contributions.term_weeks != NO_WEEK
+    if owned.any():
+        values = contributions.term_values[owned]
+        week_sums += np.bincount(contributions.term_weeks[owned], values - values.mean(), minlength=weeks)
+    cells = np.bincount(contributions.clusters[dated] * weeks + contributions.weeks[dated], rows[dated])
+    return float(np.sqrt(max(by_unit, by_unit + _scaled_squares(week_sums) - float((cells**2).sum()))))
+
+
+def estimate_t_interval(contributions: Contributions, level: float = 0.9, two_way: bool = True) -> Interval:
+    """Student interval from influence values: a check on the bootstrap.
+
+    Args:
+        contributions: Of the estimate.
+        level: Nominal coverage in (0, 1).
+        two_way: Clustered by decision unit and week; False = by decision unit only.
+
+    Returns:
+        Value and both ends, with one degree of freedom less than there are units (two-way: the fewer of units, weeks).
+
+    Raises:
+        ValueError: If there is one decision unit only or `level` is outside (0, 1).
+    """
+    _check_level(level)
+    if contributions.num_clusters < 2:
+        raise ValueError("there is one decision unit only; its contributions have no spread")
+    groups = contributions.num_clusters
+    if two_way and contributions.num_weeks > 1:
+        groups = min(groups, contributions.num_weeks)
+    reach = student.ppf((1.0 + level) / 2.0, groups - 1) * compute_clustered_error(contributions, two_way)
+    return Interval(contributions.value, float(contributions.value - reach), float(contributions.value + reach))
+
+
+def estimate_bernstein_interval(
+    contributions: Contributions, bounds: tuple[float, float], level: float = 0.9
+) -> Interval:
+    """Empirical Bernstein interval: holds at any sample size for independent contributions that are bounded.
+
+    It asks for no normal law and pays for it: several times as wide as the bootstrap on ordinary logs. Exact for means
+    of decision units of one size; for ratios it applies to the linearised influence values.
+
+    Args:
+        contributions: Of the estimate.
+        bounds: Lowest and highest possible influence value of a decision unit, currency; they must be known beforehand,
+            not read from the log.
+        level: Nominal coverage in (0, 1).
+
+    Returns:
+        Value and both ends.
+
+    Raises:
+        ValueError: If an influence value is out of bounds, there is one unit only or `level` is outside (0, 1).
+
+    References:
+        Maurer and Pontil 2009, "Empirical Bernstein bounds and sample variance penalization", arXiv:0907.3740.
+    """
+    _check_level(level)
+    values, (low, high) = contributions.cluster_influences, bounds
+    count = len(values)
+    if count < 2:
+        raise ValueError("there is one decision unit only; its contributions have no spread")
+    if values.min() < low or values.max() > high:
+        raise ValueError(f"influence values span {values.min():g} to {values.max():g}; bounds are ({low:g}, {high:g})")
+    logarithm = np.log(4.0 / (1.0 - level))  # each side may fail with half of 1 - level
+    reach = np.sqrt(2.0 * values.var(ddof=1) * logarithm / count) + 7.0 * (high - low) * logarithm / (3.0 * (count - 1))
+    return Interval(contributions.value, float(contributions.value - reach), float(contributions.value + reach))
+
+
+def count_price_episodes(prices: np.ndarray, clusters: np.ndarray, observed: np.ndarray | None = None) -> int:
+    """Number of distinct price episodes: stretches of one price of one decision unit.
+
+    Weeks within an episode repeat one decision. Units of one cluster that change price in the same step share the
+    decision, which then counts once.
+
+    Args:
+        prices: Currency per unit, `(units, periods)`, columns in calendar order.
+        clusters: Decision unit of each row, labels, `(units,)`.
+        observed: True = a price was charged, bool, `(units, periods)`; None = everywhere.
+
+    Returns:
+        First prices and changes, summed over decision units.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    prices, codes = np.asarray(prices, dtype=np.float64), np.unique(clusters, return_inverse=True)[1]
+    seen = np.isfinite(prices) if observed is None else np.asarray(observed, bool)
+    if prices.ndim != 2 or seen.shape != prices.shape or codes.shape != prices.shape[:1]:
+        raise ValueError(f"prices {prices.shape}, clusters {codes.shape} and observed {seen.shape} do not fit together")
+    last = np.full(len(prices), np.nan)
+    episodes = 0
+    for step in range(prices.shape[1]):
+        moved = seen[:, step] & (prices[:, step] != last)  # NaN differs from everything: the first price counts
+        episodes += len(np.unique(codes[moved]))
+        last = np.where(seen[:, step], prices[:, step], last)
+    return episodes
+
+
+def _scaled_squares(sums: np.ndarray) -> float:
+    """Sum of squares of group sums, with the correction for few groups."""
+    return float((sums**2).sum() * len(sums) / (len(sums) - 1)) if len(sums) > 1 else float((sums**2).sum())
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; expected a number in (0, 1)")
