@@ -1,0 +1,240 @@
+"""The negative binomial law of demand whose top is cut off by stock, with the Poisson law as its limit.
+
+Throughout `overdispersion` a gives the variance `mean + a mean**2`; a = 0 is Poisson. Sales below the stock are demand.
+Sales equal to it say only that demand was at least as large: they count with the tail, `log P(demand >= stock)`. A week
+without stock says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+# Below this the law is Poisson to within the rounding of the likelihood.
+_POISSON_BELOW = 1e-8
+_TAIL_FLOOR = 1e-250
+_MOST_TAIL_TERMS = 100_000
+
+
+@dataclass(frozen=True)
+class CensoredCounts:
+    """What sales say about demand. Arrays of one shape.
+
+    Attributes:
+        units: Units sold, 0 where nothing is known.
+        censored: True = sold out: demand was at least `units`, bool.
+        informative: True = the week says something about demand, bool.
+    """
+
+    units: np.ndarray
+    censored: np.ndarray
+    informative: np.ndarray
+
+
+class CountTerms(NamedTuple):
+    """Log likelihood of each count and its derivatives by the log of the mean; 0 where nothing is known.
+
+    Attributes:
+        log_likelihood: Log probability of what was seen.
+        score: First derivative.
+        curvature: Minus the second derivative; positive.
+    """
+
+    log_likelihood: np.ndarray
+    score: np.ndarray
+    curvature: np.ndarray
+
+
+def read_sales(units: np.ndarray, stock: np.ndarray) -> CensoredCounts:
+    """Tell demand, sold-out weeks and weeks without information apart.
+
+    Args:
+        units: Units sold, NaN = unknown, any shape.
+        stock: Units available at the start of the week, infinite = unlimited, NaN = unknown (sales are then taken for
+            demand), same shape.
+
+    Returns:
+        Counts; weeks without stock and weeks of unknown sales are not informative.
+
+    Raises:
+        ValueError: If shapes differ, a number is negative, or sales exceed the stock.
+    """
+    units, stock = np.asarray(units, dtype=np.float64), np.asarray(stock, dtype=np.float64)
+    if units.shape != stock.shape:
+        raise ValueError(f"units have shape {units.shape} and stock {stock.shape}; expected the same")
+    limit = np.where(np.isnan(stock), np.inf, stock)
+    for name, broken, expected in (
+        ("units", units < 0, "0 or more"),
+        ("units", np.isinf(units), "finite"),
+        ("stock", limit < 0, "0 or more"),
+        ("units", units > limit, "at most the stock"),
+    ):
+        where = np.argwhere(broken)
+        if len(where):
+            values = units if name == "units" else stock
+            raise ValueError(f"{name}{where[0].tolist()} is {values[tuple(where[0])]:g}; it must be {expected}")
+    informative = np.isfinite(units) & (limit > 0)
+    known = np.where(informative, units, 0.0)
+    return CensoredCounts(known, informative & (known >= limit), informative)
+
+
+def compute_count_terms(counts: CensoredCounts, log_mean: np.ndarray, overdispersion: float) -> CountTerms:
+    """Log likelihood, score and curvature of every count.
+
+    Args:
+        counts: What was seen.
+        log_mean: Log of mean demand, shape of the counts.
+        overdispersion: Variance is `mean + overdispersion mean**2`, >= 0.
+
+    Returns:
+        Terms, shape of the counts.
+
+    References:
+        Lawless 1987, "Negative binomial and mixed Poisson regression"; Terza 1985, "A Tobit-type estimator for the
+        censored Poisson regression model".
+    """
+    mean, units = np.exp(log_mean), counts.units
+    a = _clean(overdispersion)
+    spread = 1.0 + a * mean
+    values = _log_probability(units, log_mean, a)
+    score = (units - mean) / spread
+    curvature = mean * (1.0 + a * units) / spread**2
+    where = counts.censored
+    if where.any():
+        cut, centre = units[where], mean[where]
+        log_tail, hazard = _tail(cut, log_mean[where], a)
+        values[where], score[where] = log_tail, hazard
+        # Derivative of log hazard: that of log P(demand = cut) less that of log P(demand >= cut).
+        curvature[where] = hazard * (hazard - (cut - centre) / spread[where])
+    return CountTerms(*(np.where(counts.informative, column, 0.0) for column in (values, score, curvature)))
+
+
+def compute_demand_residuals(counts: CensoredCounts, log_mean: np.ndarray, overdispersion: float) -> np.ndarray:
+    """Expected demand given what was seen, minus mean demand; 0 where nothing is known.
+
+    By Fisher's identity the score is the expected score of demand, so the residual is `(1 + overdispersion mean) x
+    score`: units - mean where demand was seen, E[demand | demand >= stock] - mean where it was cut off. At the true law
+    its mean is 0, whatever the stock.
+
+    Args:
+        counts: What was seen.
+        log_mean: Log of mean demand, shape of the counts.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        Units, shape of the counts.
+    """
+    terms = compute_count_terms(counts, log_mean, overdispersion)
+    return (1.0 + _clean(overdispersion) * np.exp(log_mean)) * terms.score
+
+
+def compute_expected_sales(mean: np.ndarray, stock: np.ndarray, overdispersion: float) -> np.ndarray:
+    """Expected sales E[min(demand, stock)].
+
+    Args:
+        mean: Mean demand, > 0.
+        stock: Whole units, >= 0, infinite = unlimited; broadcast to `mean`.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        Units.
+    """
+    mean, stock = np.broadcast_arrays(np.asarray(mean, dtype=np.float64), np.asarray(stock, dtype=np.float64))
+    limited = np.isfinite(stock)
+    limit = np.where(limited, stock, 1.0)
+    a = _clean(overdispersion)
+    # k P(D = k) = mean P(D' = k - 1), with D' the law of one size more (Poisson: the same law).
+    below = mean * (1.0 - _tail_probability(limit, mean, a, extra=True))
+    sold = below + limit * _tail_probability(limit + 1.0, mean, a)
+    return np.where(limited, np.where(limit > 0.0, sold, 0.0), mean)
+
+
+def compute_stockout_probability(mean: np.ndarray, stock: np.ndarray, overdispersion: float) -> np.ndarray:
+    """Probability that demand exceeds the stock.
+
+    Args:
+        mean: Mean demand, > 0.
+        stock: Whole units, >= 0, infinite = unlimited; broadcast to `mean`.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        In [0, 1].
+    """
+    mean, stock = np.broadcast_arrays(np.asarray(mean, dtype=np.float64), np.asarray(stock, dtype=np.float64))
+    limited = np.isfinite(stock)
+    tail = _tail_probability(np.where(limited, stock, 1.0) + 1.0, mean, _clean(overdispersion))
+    return np.where(limited, tail, 0.0)
+
+
+def draw_counts(uniforms: np.ndarray, mean: np.ndarray, overdispersion: float) -> np.ndarray:
+    """Demand as the quantile of a uniform number: equal numbers give policies equal luck, and demand rises with mean.
+
+    Args:
+        uniforms: In (0, 1), any shape.
+        mean: Mean demand, > 0, same shape.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        Whole units, float64, same shape.
+    """
+    a = _clean(overdispersion)
+    if a == 0.0:
+        return np.asarray(stats.poisson.ppf(uniforms, mean))
+    return np.asarray(stats.nbinom.ppf(uniforms, 1.0 / a, 1.0 / (1.0 + a * mean)))
+
+
+def _clean(overdispersion: float) -> float:
+    if not (np.isfinite(overdispersion) and overdispersion >= 0.0):
+        raise ValueError(f"overdispersion is {overdispersion}; expected a number of 0 or more")
+    return overdispersion if overdispersion >= _POISSON_BELOW else 0.0
+
+
+def _log_probability(count: np.ndarray, log_mean: np.ndarray, a: float) -> np.ndarray:
+    """Log P(demand = count)."""
+    poisson = count * log_mean - special.gammaln(count + 1.0)
+    if a == 0.0:
+        return np.asarray(poisson - np.exp(log_mean))
+    # log of the product of 1 + a j over j < count; as a series where a x count is small, else by gamma functions.
+    small = np.minimum(count, 1e-3 / a)
+    sums = [small * (small - 1) / 2, small * (small - 1) * (2 * small - 1) / 6, (small * (small - 1) / 2) ** 2]
+    series = a * sums[0] - a**2 * sums[1] / 2 + a**3 * sums[2] / 3
+    size = 1.0 / a
+    rising = np.where(
+        count <= 1e-3 / a, series, special.gammaln(count + size) - special.gammaln(size) + count * np.log(a)
+    )
+    return np.asarray(poisson + rising - (count + size) * np.log1p(a * np.exp(log_mean)))
+
+
+def _tail_probability(count: np.ndarray, mean: np.ndarray, a: float, extra: bool = False) -> np.ndarray:
+    """P(demand >= count), 1 for a count of 0; `extra` = of the law with one size more and the same success chance."""
+    positive = np.maximum(count, 1e-300)
+    if a == 0.0:
+        tail = special.gammainc(positive, mean)
+    else:
+        tail = special.betainc(positive, 1.0 / a + extra, a * mean / (1.0 + a * mean))
+    return np.where(count > 0.0, tail, 1.0)
+
+
+def _tail(count: np.ndarray, log_mean: np.ndarray, a: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log P(demand >= count) and its derivative by log mean, `count P(demand = count) / P(demand >= count)`."""
+    mean = np.exp(log_mean)
+    tail, log_point = _tail_probability(count, mean, a), _log_probability(count, log_mean, a)
+    log_tail = np.log(np.maximum(tail, _TAIL_FLOOR))
+    far = tail <= _TAIL_FLOOR
+    if far.any():
+        log_tail[far] = log_point[far] + np.log(_sum_tail_ratios(count[far], mean[far], a))
+    return log_tail, count * np.exp(log_point - log_tail)
+
+
+def _sum_tail_ratios(count: np.ndarray, mean: np.ndarray, a: float) -> np.ndarray:
+    """P(demand >= count) / P(demand = count) as a sum of ratios, where the tail itself underflows."""
+    total, term = np.ones_like(count), np.ones_like(count)
+    for ahead in range(_MOST_TAIL_TERMS):
+        term = term * mean * (1.0 + a * (count + ahead)) / ((count + ahead + 1.0) * (1.0 + a * mean))
+        total = total + term
+        if np.all(term <= 1e-17 * total):
+            return total
+    raise ValueError(f"the tail of demand at {count.max():g} units with mean {mean.min():g} cannot be summed up")
