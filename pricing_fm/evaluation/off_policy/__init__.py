@@ -1,1 +1,210 @@
-"""Off-policy evaluation: what a policy would have earned, from another one's log, with an interval or a refusal."""
+"""Off-policy evaluation: what a policy would have earned, from another one's log, with an interval or a refusal.
+
+A log is `LoggedTrajectories` (importance weights, models of value) or `DemandLog` (the structured estimator). Every
+estimator returns a `PolicyValue` whose `contributions` say which decision unit and week gave what; `intervals` resample
+these.
+"""
+
+from pricing_fm.evaluation.off_policy.censored_counts import (
+    CensoredCounts,
+    CountTerms,
+    compute_count_terms,
+    compute_demand_residuals,
+    compute_expected_sales,
+    compute_stockout_probability,
+    draw_counts,
+    read_sales,
+)
+from pricing_fm.evaluation.off_policy.censored_regression import (
+    CountRegression,
+    CountRows,
+    FitError,
+    ParameterInfluences,
+    compute_parameter_influences,
+    fit_count_regression,
+)
+from pricing_fm.evaluation.off_policy.contributions import (
+    Contributions,
+    NotIdentified,
+    PolicyValue,
+    subtract_contributions,
+)
+from pricing_fm.evaluation.off_policy.demand_model import DemandDesign, DemandLog, FittedDemand, fit_demand
+from pricing_fm.evaluation.off_policy.fitted_q import (
+    Critic,
+    DecisionFeatures,
+    LeastSquares,
+    estimate_fitted_q,
+    fit_q_backward,
+    fit_q_stationary,
+)
+from pricing_fm.evaluation.off_policy.identification import IdentificationRules, judge_identification
+from pricing_fm.evaluation.off_policy.intervals import (
+    BootstrapDraws,
+    bootstrap_value,
+    compute_clustered_error,
+    count_price_episodes,
+    estimate_bernstein_interval,
+    estimate_t_interval,
+)
+from pricing_fm.evaluation.off_policy.log import LoggedTrajectories, ModelValues
+from pricing_fm.evaluation.off_policy.marginalized import (
+    StateModel,
+    estimate_marginalized,
+    estimate_marginalized_doubly_robust,
+    estimate_marginalized_with_ratios,
+    fit_state_model,
+)
+from pricing_fm.evaluation.off_policy.monotone_bounds import (
+    MonotoneBounds,
+    bound_monotone_demand,
+    bound_monotone_margin,
+    pool_falling,
+)
+from pricing_fm.evaluation.off_policy.risk import compute_cvar, compute_downside_probability, estimate_segment_values
+from pricing_fm.evaluation.off_policy.sensitivity import (
+    SENSITIVITIES,
+    StructuredBounds,
+    ValueBounds,
+    WeightBounds,
+    bootstrap_bounds,
+    bound_balanced,
+    bound_self_normalized,
+    bound_structured,
+    compute_weight_bounds,
+)
+from pricing_fm.evaluation.off_policy.shop import (
+    Decision,
+    DemandLaw,
+    LadderPolicy,
+    Outcome,
+    PathPolicy,
+    PricePolicy,
+    PriceState,
+    Shop,
+    Situation,
+    advance_prices,
+    run_shop,
+)
+from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation
+from pricing_fm.evaluation.off_policy.stocks import BaseStock, Deliveries, MarketStock, Stock, UnlimitedStock
+from pricing_fm.evaluation.off_policy.structured import (
+    DecisionWeights,
+    StructuredSettings,
+    StructuredValue,
+    compute_decision_weights,
+    estimate_log_correction,
+    estimate_structured,
+)
+from pricing_fm.evaluation.off_policy.trajectory_estimators import (
+    estimate_behavior_value,
+    estimate_direct,
+    estimate_doubly_robust,
+    estimate_per_decision_importance,
+    estimate_trajectory_importance,
+)
+from pricing_fm.evaluation.off_policy.weights import (
+    ImportanceRatios,
+    choose_bandwidth,
+    compute_effective_sample_size,
+    compute_importance_ratios,
+    compute_kernel_densities,
+    compute_support_mass,
+)
+
+__all__ = [
+    "BaseStock",
+    "BootstrapDraws",
+    "CensoredCounts",
+    "Contributions",
+    "CountRegression",
+    "CountRows",
+    "CountTerms",
+    "Critic",
+    "Decision",
+    "DecisionFeatures",
+    "DecisionWeights",
+    "Deliveries",
+    "DemandDesign",
+    "DemandLaw",
+    "DemandLog",
+    "FitError",
+    "FittedDemand",
+    "IdentificationRules",
+    "ImportanceRatios",
+    "LadderPolicy",
+    "LeastSquares",
+    "LoggedTrajectories",
+    "MarketStock",
+    "ModelValues",
+    "MonotoneBounds",
+    "NotIdentified",
+    "Outcome",
+    "ParameterInfluences",
+    "PathPolicy",
+    "PolicyValue",
+    "PricePolicy",
+    "PriceState",
+    "SENSITIVITIES",
+    "Shop",
+    "Situation",
+    "StateModel",
+    "Stock",
+    "StockTest",
+    "StructuredBounds",
+    "StructuredSettings",
+    "StructuredValue",
+    "UnlimitedStock",
+    "ValueBounds",
+    "WeightBounds",
+    "advance_prices",
+    "bootstrap_bounds",
+    "bootstrap_value",
+    "bound_balanced",
+    "bound_monotone_demand",
+    "bound_monotone_margin",
+    "bound_self_normalized",
+    "bound_structured",
+    "choose_bandwidth",
+    "compute_clustered_error",
+    "compute_count_terms",
+    "compute_cvar",
+    "compute_decision_weights",
+    "compute_demand_residuals",
+    "compute_downside_probability",
+    "compute_effective_sample_size",
+    "compute_expected_sales",
+    "compute_importance_ratios",
+    "compute_kernel_densities",
+    "compute_parameter_influences",
+    "compute_stockout_probability",
+    "compute_support_mass",
+    "compute_weight_bounds",
+    "count_price_episodes",
+    "draw_counts",
+    "estimate_behavior_value",
+    "estimate_bernstein_interval",
+    "estimate_direct",
+    "estimate_doubly_robust",
+    "estimate_fitted_q",
+    "estimate_log_correction",
+    "estimate_marginalized",
+    "estimate_marginalized_doubly_robust",
+    "estimate_marginalized_with_ratios",
+    "estimate_per_decision_importance",
+    "estimate_segment_values",
+    "estimate_stock_relation",
+    "estimate_structured",
+    "estimate_t_interval",
+    "estimate_trajectory_importance",
+    "fit_count_regression",
+    "fit_demand",
+    "fit_q_backward",
+    "fit_q_stationary",
+    "fit_state_model",
+    "judge_identification",
+    "pool_falling",
+    "read_sales",
+    "run_shop",
+    "subtract_contributions",
+]

@@ -106,10 +106,20 @@ class LadderPolicy:
     Attributes:
         multipliers: Increasing, `(rungs,)`.
         probabilities: `(units, periods, rungs)`; sum to 1 over rungs.
+
+    Raises:
+        ValueError: If shapes differ, or probabilities are negative or do not sum to 1.
     """
 
     multipliers: np.ndarray
     probabilities: np.ndarray
+
+    def __post_init__(self) -> None:
+        shape = self.probabilities.shape
+        if len(shape) != 3 or shape[2:] != self.multipliers.shape:
+            raise ValueError(f"probabilities have shape {shape}; expected (units, periods, {len(self.multipliers)})")
+        if np.any(self.probabilities < 0) or not np.allclose(self.probabilities.sum(axis=2), 1.0, atol=1e-6):
+            raise ValueError("probabilities must be 0 or more and sum to 1 over rungs")
 
     def decide(self, situation: Situation, uniforms: np.ndarray) -> Decision:
         """See `PricePolicy`."""
