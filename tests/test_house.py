@@ -76,7 +76,7 @@ def test_everything_that_is_imported_is_declared() -> None:
     """Otherwise it works only where something else happens to bring it along."""
     known = {normalised(requirement.name) for requirement in declared_requirements()}
     known |= {*TREES, *sys.stdlib_module_names}
-    known |= {"sklearn", "yaml"}  # scikit-learn and pyyaml
+    known |= {"chronos", "sklearn", "yaml"}  # chronos-forecasting, scikit-learn and pyyaml
     foreign = set()
     for path in SOURCES:
         # A script finds the files beside it.

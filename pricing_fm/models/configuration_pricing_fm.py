@@ -76,7 +76,7 @@ class PricingFMConfig(PreTrainedConfig):
     num_past_channels: int = 21
     num_known_channels: int = 12
     num_time_features: int = 18
-    num_static_reals: int = 41
+    num_static_reals: int = 52
     num_static_categories: int = 9
     num_static_buckets: int = 2048
     quantile_levels: list[float] = field(default_factory=lambda: list(QUANTILE_LEVELS))

@@ -41,6 +41,7 @@ from .channels import (
     sold_out,
 )
 from .hashing import bootstrap_weights, stable_bucket
+from .hidden_demand_evidence import hidden_demand_evidence, read_sales_record
 from .price_evidence import NUM_SIBLING_EVIDENCE, LoggedSeries, price_evidence, sibling_evidence
 from .recursion import states_before
 
@@ -383,7 +384,7 @@ def _static_reals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Level, history length, price habits, what is evident of the price response, and the panel's own numbers.
 
-    `(B, 41)` and their presence.
+    `(B, 52)` and their presence.
     """
     observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
     units = past[..., UNITS].astype(np.float64)
@@ -402,8 +403,9 @@ def _static_reals(
         _masked_mean(np.abs(units / scale - 1), observed),
         np.clip(_masked_mean(costs, np.isfinite(costs)), 0.0, CLIP),
     ]
-    evidence = price_evidence(_logged_series(past, statistics))
-    reals = np.concatenate([np.stack(columns, axis=1), evidence, siblings, np.arcsinh(given)], axis=1)
+    evidence = [price_evidence(_logged_series(past, statistics)), siblings]
+    evidence.append(hidden_demand_evidence(read_sales_record(past, statistics.observed, statistics.reference)))
+    reals = np.concatenate([np.stack(columns, axis=1), *evidence, np.arcsinh(given)], axis=1)
     mask = np.isfinite(reals)
     return np.nan_to_num(reals), mask
 
