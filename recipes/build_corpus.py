@@ -32,6 +32,9 @@ class CorpusArguments:
     num_items: int = field(default=20_000, metadata={"help": "Series to train on."})
     validation_items: int = field(default=2_000, metadata={"help": "Series of other markets to validate on."})
     items_per_log: int = field(default=1_000, metadata={"help": "Series that share ranges, length and calendar."})
+    randomized_share: float = field(
+        default=0.8, metadata={"help": "Share of the series that end in a stretch of prices drawn at random."}
+    )
     held_out_managers: tuple[str, ...] = field(
         default=("noisy_expert",), metadata={"help": "Managers that never appear, for evaluation."}
     )
@@ -45,6 +48,7 @@ class CorpusArguments:
             num_items=num_items,
             # A small corpus still holds every family.
             items_per_log=max(min(self.items_per_log, num_items // len(self.families)), 1),
+            randomized_share=self.randomized_share,
             held_out_managers=self.held_out_managers,
             seed=seed,
         )

@@ -6,7 +6,7 @@ Example: python recipes/pretrain.py --config recipes/nano/pretrain.yaml --panels
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from pricing_fm.results import DataSource, ResultRow, build_results, write_resul
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.calibration import estimate_step_correlation
 from pricing_fm.training.checkpoint import whole_tensors
-from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource
+from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource, TaskMix
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.processes import start_accelerator
@@ -105,7 +105,28 @@ class ModelArguments:
     covariates: Literal["both", "price", "flags", "none"] = field(
         default="both", metadata={"help": "What is seen besides sales and calendar; for ablations."}
     )
+    left_out_evidence: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Evidence not computed (local_forecast, hidden_demand, price, siblings); for ablations."},
+    )
     context_length: int = field(default=104, metadata={"help": "Past periods that the network reads."})
+    patch_length: int = field(default=4, metadata={"help": "Past periods of a token; divides the context."})
+
+
+@dataclass(frozen=True)
+class ObjectiveArguments:
+    """Weights of the parts of the loss beside the quantiles; they stand in `PricingFMConfig`."""
+
+    count_loss_weight: float = field(default=0.1, metadata={"help": "Likelihood of the mean."})
+    elasticity_loss_weight: float = field(default=0.5, metadata={"help": "True elasticities of simulated windows."})
+    behavior_loss_weight: float = field(default=0.05, metadata={"help": "Logged decisions."})
+    patch_loss_weight: float = field(default=0.1, metadata={"help": "Hidden past units."})
+    censored_loss: bool = field(
+        default=True, metadata={"help": "A sold-out period is a lower bound of demand; else it is taken for demand."}
+    )
+    loss_bend: float = field(
+        default=4.0, metadata={"help": "Multiple of usual sales above which errors count by their logarithm; 0 = none."}
+    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +155,9 @@ class Cut:
 def main(argv: Sequence[str] | None = None) -> TrainingResult:
     kinds = (
         DataArguments,
+        TaskMix,
         ModelArguments,
+        ObjectiveArguments,
         DecisionArguments,
         PolicyArguments,
         RewardWeights,
@@ -143,11 +166,11 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         OutputArguments,
     )
     arguments = read_recipe(kinds, argv, description=__doc__)
-    data, architecture, decisions, _, _, optim, loop, output = arguments
+    data, tasks, architecture, objective, decisions, _, _, optim, loop, output = arguments
     accelerator = start_accelerator(loop, output)
     cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
     set_seed(loop.seed)
-    model, processor = build_model(architecture)
+    model, processor = build_model(architecture, objective)
     # One entry per panel or folder; a folder may hold several shards.
     train_stores: list[tuple[SeriesStore, ...]] = [(add_assortment(build_store(cut.train)),) for cut in cuts]
     train_stores += [load_shards(folder, check_rows=accelerator.is_main_process) for folder in data.stores]
@@ -161,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         data.batch_size,
         data.prediction_length,
         loop.seed,
+        tasks=tasks,
         minimum_history=data.minimum_history,
         history_shares=data.history_shares,
         patch_length=model.config.patch_length,
@@ -238,13 +262,20 @@ def cut_by_time(panel: Panel, data: DataArguments) -> Cut:
     return Cut(visible.before(start), replace(visible, evaluate_from=start), start)
 
 
-def build_model(architecture: ModelArguments) -> tuple[PricingFMForPreTraining, PricingFMProcessor]:
+def build_model(
+    architecture: ModelArguments, objective: ObjectiveArguments
+) -> tuple[PricingFMForPreTraining, PricingFMProcessor]:
     config = PricingFMConfig.from_size(
-        architecture.size, price_response=architecture.price_response, context_length=architecture.context_length
+        architecture.size,
+        price_response=architecture.price_response,
+        context_length=architecture.context_length,
+        patch_length=architecture.patch_length,
+        **asdict(objective),
     )
     processor = PricingFMProcessor(
         context_length=config.context_length,
         covariates=architecture.covariates,
+        left_out_evidence=architecture.left_out_evidence,
         num_static_buckets=config.num_static_buckets,
         num_response_members=config.num_response_members,
         num_rungs=config.num_rungs,
@@ -262,7 +293,7 @@ def learn_decisions(
     accelerator: Accelerator,
 ) -> TrainingResult:
     """Trains behaviour, value and policy heads on the finished trunk; nothing else moves."""
-    data, _, decisions, policy, rewards, optim, loop, output = arguments
+    data, _, _, _, decisions, policy, rewards, optim, loop, output = arguments
     has_costs = all(
         any(np.isfinite(shard.values[:, CHANNEL_INDEX["cost"]]).any() for shard in shards) for shards in stores
     )

@@ -9,7 +9,7 @@ import torch
 
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.models.channels import INDEX, PRICE_SLOT
-from pricing_fm.models.price_evidence import NUM_SIBLING_EVIDENCE
+from pricing_fm.models.price_evidence import NUM_EVIDENCE, NUM_SIBLING_EVIDENCE
 from pricing_fm.panel import SeriesStore, WindowSampler
 from pricing_fm.training.collate import NOTHING_HIDDEN, OPTIONAL_CHANNELS, PretrainBatchSource, TaskMix
 
@@ -246,7 +246,8 @@ def test_what_siblings_say_enters_the_batch_and_can_be_hidden(
 ) -> None:
     shown = build_source(NOTHING_HIDDEN).batch(0)
     hidden = build_source(replace(NOTHING_HIDDEN, hide_siblings=1.0)).batch(0)
-    place = slice(-NUM_SIBLING_EVIDENCE - 4, -4)
+    first = 8 + NUM_EVIDENCE  # after levels and habits, and what regressions of the item itself say
+    place = slice(first, first + NUM_SIBLING_EVIDENCE)
     assert shown["static_real_mask"][:, place].any()
     assert not hidden["static_real_mask"][:, place].any()
     assert torch.equal(shown["static_real_mask"][:, : place.start], hidden["static_real_mask"][:, : place.start])

@@ -169,6 +169,8 @@ def test_a_saved_network_carries_all_of_its_code(
         "__init__.py",
         "processing_pricing_fm.py",
         "price_evidence.py",
+        "local_forecast.py",
+        "hidden_demand_evidence.py",
         "calendar_features.py",
         "hashing.py",
         "recursion.py",

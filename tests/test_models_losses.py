@@ -19,7 +19,7 @@ from pricing_fm.models.counts import (
     negative_binomial_log_prob,
     negative_binomial_log_survival,
 )
-from pricing_fm.models.losses import count_loss, mean_over_observed, pinball
+from pricing_fm.models.losses import bend, count_loss, mean_over_observed, pinball
 
 Batch = dict[str, torch.Tensor]
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -268,3 +268,22 @@ def test_each_response_member_learns_from_its_own_draw_of_the_items(
     shared = reference["demand_head.response.response_head.weight"].unflatten(0, (3, -1)).abs().sum((1, 2))
     assert abs(per_member[1] - shared[1]) > 1e-4
     torch.testing.assert_close(per_member[[0, 2]], shared[[0, 2]])
+
+
+def test_bent_values_have_bent_quantiles_and_one_wild_week_does_not_drown_the_others() -> None:
+    values = torch.tensor([0.0, 1.0, 4.0, 1000.0])
+    bent = bend(values, 4.0)
+    assert torch.equal(bend(values, 0.0), values)
+    assert torch.all(bent.diff() > 0)
+    torch.testing.assert_close(bent[:2], values[:2], rtol=0.02, atol=0)
+    assert bent[3] < 30
+    random = np.random.default_rng(0)
+    sample = torch.from_numpy(random.lognormal(1.0, 1.5, 4001))
+    candidates = torch.linspace(0.5, 20.0, 2000, dtype=torch.float64)
+    levels, never = torch.tensor([0.8], dtype=torch.float64), torch.zeros(1, dtype=torch.bool)
+    found = [
+        candidates[pinball(f(sample)[:, None], f(candidates)[None, :, None], levels, never).mean(0).argmin()]
+        for f in (lambda x: x, lambda x: bend(x, 4.0))
+    ]
+    assert abs(found[0] - found[1]) < 0.05
+    assert abs(found[0] - sample.quantile(0.8)) < 0.05

@@ -34,10 +34,11 @@ NUM_PAST_CHANNELS = 21
 PAST_PRICE_CHANNEL = 1
 SOLD_OUT_CHANNEL, PAST_INTERVENTION_CHANNEL = 19, 20
 
-# `future_known_values`: list price, promotions, known covariates, and then what not every pass may see.
-NUM_KNOWN_CHANNELS = 12
+# `future_known_values`: list price, promotions, known covariates, and then what not every pass may see; the forecasts
+# from the item's own past know the plan of promotions.
+NUM_KNOWN_CHANNELS = 17
 LIST_SLOT, PROMOTION_SLOTS, KNOWN_SLOTS = 0, slice(1, 5), slice(5, 9)
-INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT = 9, 10, 11
+INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT, LOCAL_SLOTS = 9, 10, 11, slice(12, 17)
 
 
 def own_prices(channels: np.ndarray) -> np.ndarray:

@@ -57,6 +57,11 @@ class PricingFMConfig(PreTrainedConfig):
         num_promotion_types (`int`): Second half of an action: 0 = no promotion, 1 = promoted.
         num_decision_features (`int`): Recursion states that enter the decision heads.
         slow_mover_scale (`float`): Items of whole units that sell fewer per period than this get count quantiles.
+        count_loss_weight, elasticity_loss_weight, behavior_loss_weight, patch_loss_weight (`float`): Parts of the
+            training loss beside the quantiles: likelihood of the mean, true elasticities of simulated windows, logged
+            decisions, hidden patches.
+        censored_loss (`bool`): A sold-out period is a lower bound of demand; False takes it for demand.
+        loss_bend (`float`): Multiple of usual sales above which errors count by their logarithm; 0 = none.
         rope_base (`float`): Longest wavelength of the rotary positions in periods, over 2 pi.
         rms_norm_eps (`float`): Added to the mean square before its root.
 
@@ -74,9 +79,9 @@ class PricingFMConfig(PreTrainedConfig):
     patch_length: int = 4
     context_length: int = 104
     num_past_channels: int = 21
-    num_known_channels: int = 12
+    num_known_channels: int = 17
     num_time_features: int = 18
-    num_static_reals: int = 52
+    num_static_reals: int = 56
     num_static_categories: int = 9
     num_static_buckets: int = 2048
     quantile_levels: list[float] = field(default_factory=lambda: list(QUANTILE_LEVELS))
@@ -91,6 +96,12 @@ class PricingFMConfig(PreTrainedConfig):
     num_promotion_types: int = 2
     num_decision_features: int = 8
     slow_mover_scale: float = 3.0
+    count_loss_weight: float = 0.1
+    elasticity_loss_weight: float = 0.5
+    behavior_loss_weight: float = 0.05
+    patch_loss_weight: float = 0.1
+    censored_loss: bool = True
+    loss_bend: float = 4.0
     rope_base: float = 1000.0
     rms_norm_eps: float = 1e-6
 
@@ -114,6 +125,11 @@ class PricingFMConfig(PreTrainedConfig):
         levels = self.quantile_levels
         if levels != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
             raise ValueError(f"quantile_levels must increase strictly inside (0, 1), found {levels}")
+        losses = {name: getattr(self, f"{name}_loss_weight") for name in ("count", "elasticity", "behavior", "patch")}
+        if min(losses.values()) < 0 or not self.loss_bend > 0:
+            raise ValueError(
+                f"weights of losses must be 0 or more, found {losses}; loss_bend above 0: {self.loss_bend}"
+            )
         counts = {name: getattr(self, name) for name in ("num_response_members", "carry_over_length", "num_rungs")}
         if min(counts.values()) < 1:
             raise ValueError(f"expected 1 or more of each, found {counts}")
@@ -140,13 +156,22 @@ class PricingFMConfig(PreTrainedConfig):
         return self.num_promotion_types * self.num_rungs
 
     @classmethod
-    def from_size(cls, size: str, price_response: str = "monotone", context_length: int = 104) -> "PricingFMConfig":
+    def from_size(
+        cls,
+        size: str,
+        price_response: str = "monotone",
+        context_length: int = 104,
+        patch_length: int = 4,
+        **objective: Any,
+    ) -> "PricingFMConfig":
         """Configuration of a named size.
 
         Args:
             size (`str`): `nano`, `small` or `base`.
             price_response (`str`): As in the class.
             context_length (`int`): As in the class.
+            patch_length (`int`): As in the class.
+            **objective: Weights of the losses and `censored_loss`, as in the class.
 
         Returns:
             `PricingFMConfig`.
@@ -156,7 +181,13 @@ class PricingFMConfig(PreTrainedConfig):
         """
         if size not in MODEL_SIZES:
             raise ValueError(f"unknown size {size!r}; choose one of {sorted(MODEL_SIZES)}")
-        return cls(**MODEL_SIZES[size], price_response=price_response, context_length=context_length)
+        return cls(
+            **MODEL_SIZES[size],
+            price_response=price_response,
+            context_length=context_length,
+            patch_length=patch_length,
+            **objective,
+        )
 
 
 PricingFMConfig.register_for_auto_class()

@@ -10,15 +10,13 @@ from .channels import PRICE_SLOT
 from .configuration_pricing_fm import PricingFMConfig
 from .counts import count_quantiles
 from .layers import ScaledLinear
-from .losses import count_loss, ensemble_crps, mean_over_observed, pinball
+from .losses import bend, count_loss, ensemble_crps, mean_over_observed, pinball
 
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
 # demand still falls with price.
 MAX_CARRY_OVER = 0.5
 # A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
 MAX_LOG_RESPONSE = 20.0
-COUNT_LOSS_WEIGHT = 0.1
-ELASTICITY_LOSS_WEIGHT = 0.5
 
 
 class PriceResponse(nn.Module):
@@ -140,6 +138,8 @@ class DemandHead(nn.Module):
         self.response = PriceResponse(config) if config.price_response == "monotone" else None
         self.quantile_levels = tuple(config.quantile_levels)
         self.slow_mover_scale = config.slow_mover_scale
+        self.count_loss_weight, self.elasticity_loss_weight = config.count_loss_weight, config.elasticity_loss_weight
+        self.censored_loss, self.loss_bend = config.censored_loss, config.loss_bend
 
     def base_quantiles(self, hidden: torch.Tensor) -> torch.Tensor:
         """Quantiles at the reference price in scaled units, non-negative, non-crossing: `(..., size)` -> `(..., Q)`."""
@@ -179,7 +179,7 @@ class DemandHead(nn.Module):
     def loss(
         self, states: torch.Tensor, response: torch.Tensor | None, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Pinball loss in scaled units, count likelihood of the logged path, and where it is known the elasticity.
+        """Pinball loss in bent units, count likelihood of the logged path, and where it is known the elasticity.
 
         Where the true elasticity is known, the members are its posterior's quantiles, and demand follows their mean.
         Elsewhere each member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
@@ -192,12 +192,13 @@ class DemandHead(nn.Module):
         Returns:
             Loss per sample `(B,)`, and its parts, each `()`.
         """
-        targets, mask, censored = batch["future_values"], batch["future_observed_mask"], batch["future_censored_mask"]
+        targets, mask = batch["future_values"], batch["future_observed_mask"]
+        censored = batch["future_censored_mask"] & self.censored_loss
         scale = batch["scale"][:, None]
         levels = torch.tensor(self.quantile_levels, device=targets.device, dtype=targets.dtype)
-        scaled, base = targets / scale, self.base_quantiles(states)
+        scaled, base = bend(targets / scale, self.loss_bend), self.base_quantiles(states)
         if response is None:
-            per_step = pinball(scaled, base, levels, censored)
+            per_step = pinball(scaled, bend(base, self.loss_bend), levels, censored)
             log_factor = torch.zeros_like(targets)
         else:
             log_factor, weights = response.mean(1), batch["member_weights"][..., None]
@@ -205,7 +206,7 @@ class DemandHead(nn.Module):
                 is_known = batch["future_elasticity_mask"].any(-1)[:, None, None]
                 response = torch.where(is_known, log_factor[:, None], response)
                 weights = torch.where(is_known, 1.0, weights)
-            quantiles, shape = base[:, None] * response.exp()[..., None], response.shape
+            quantiles, shape = bend(base[:, None] * response.exp()[..., None], self.loss_bend), response.shape
             per_step = pinball(scaled[:, None].expand(shape), quantiles, levels, censored[:, None].expand(shape))
             per_step = (per_step * weights).mean(1)
         log_mean, log_dispersion, zero_logit = self.count_parameters(states)
@@ -213,12 +214,12 @@ class DemandHead(nn.Module):
         counted = count_loss(targets, mean, log_dispersion.exp(), zero_logit, censored & mask)
         quantile_loss, mean_loss = mean_over_observed(per_step, mask), mean_over_observed(counted, mask)
         parts = {"quantile": quantile_loss.mean(), "count": mean_loss.mean()}
-        loss = quantile_loss + COUNT_LOSS_WEIGHT * mean_loss
+        loss = quantile_loss + self.count_loss_weight * mean_loss
         if self.response is None or "future_elasticity" not in batch:
             return loss, parts
         elasticity_loss, is_known = self.elasticity_loss(states, batch)
         parts["elasticity"] = elasticity_loss.sum() / is_known.sum()  # NaN = no sample of that kind
-        return loss + ELASTICITY_LOSS_WEIGHT * elasticity_loss, parts
+        return loss + self.elasticity_loss_weight * elasticity_loss, parts
 
     def elasticity_loss(
         self, states: torch.Tensor, batch: dict[str, torch.Tensor]

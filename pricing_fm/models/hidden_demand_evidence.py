@@ -55,7 +55,10 @@ class SalesRecord:
 
 
 class _Seen(NamedTuple):
-    """A record in float64 (so that the size of a batch shows nowhere), zero where nothing was seen. `level` is the mean of uncensored sales, `(B,)`."""
+    """A record in float64 (so that the size of a batch shows nowhere), zero where nothing was seen.
+
+    `level` is the mean of uncensored sales, `(B,)`.
+    """
 
     units: torch.Tensor
     level: torch.Tensor
@@ -134,23 +137,29 @@ def _read(record: SalesRecord) -> _Seen:
 
 
 def _forward(seen: _Seen, randomized: torch.Tensor) -> torch.Tensor:
-    """Log likelihood of sales and prices, `(B, elasticities, spreads, confounding)`."""
+    """Log likelihood of sales and prices, `(B, confounding, elasticities, spreads)`.
+
+    Items come last on the way there: they are many, and the axes of the grid are short.
+    """
     shocks = _tensor(SHOCKS)
-    log_counts, log_peaks = _weigh_counts(seen, _fit_log_means(seen), shocks)
+    counts, log_peaks = _weigh_counts(seen, _fit_log_means(seen), shocks)
     prices = _weigh_prices(seen, randomized, shocks)
     distance = shocks - PERSISTENCE * shocks[:, None]
     moves = torch.softmax(-0.5 * distance**2 / (1 - PERSISTENCE**2), dim=1)
-    shape = (len(prices), len(ELASTICITIES), len(SPREADS), len(CONFOUNDING), len(SHOCKS))
-    weights = torch.softmax(-0.5 * shocks**2, 0).expand(shape)
-    total = log_peaks[..., None].repeat(1, 1, 1, len(CONFOUNDING))
-    for period in range(prices.shape[1]):
+    # What the chain itself settles at, so that periods before the first one seen change nothing.
+    settled = torch.linalg.matrix_power(moves, 256)[0]
+    # Chances are relative to their peak and normalised in each period: single precision is enough, and twice as fast.
+    shape = (len(SHOCKS), len(CONFOUNDING), len(ELASTICITIES), len(SPREADS), len(seen.units))
+    weights, moves = settled.float()[:, None, None, None, None].expand(shape), moves.T.float()
+    total = log_peaks[None].repeat(len(CONFOUNDING), 1, 1, 1)
+    for period, (count, price) in enumerate(zip(counts, prices)):
         if period:
-            weights = weights @ moves
-        weights = weights * log_counts[:, period, :, :, None] * prices[:, period, None, None]
-        mass = weights.sum(-1, keepdim=True).clamp(min=1e-30)
+            weights = (moves @ weights.flatten(1)).unflatten(1, shape[1:])
+        weights = weights * count[:, None] * price[:, :, None, None]
+        mass = weights.sum(0).clamp(min=1e-30)
         weights = weights / mass
-        total += mass[..., 0].log()
-    return total
+        total += mass.log()
+    return total.permute(3, 0, 1, 2)
 
 
 def _fit_log_means(seen: _Seen) -> torch.Tensor:
@@ -159,20 +168,21 @@ def _fit_log_means(seen: _Seen) -> torch.Tensor:
     years = torch.arange(-periods, 0, dtype=torch.float64) / PERIODS_OF_SEASON
     ones = torch.ones_like(seen.units)
     controls = [ones, years * ones, seen.promoted, torch.sin(2 * torch.pi * years) * ones]
-    design = torch.stack([*controls, torch.cos(2 * torch.pi * years) * ones], dim=-1)[:, None]
-    across = design.transpose(-1, -2)
+    design = torch.stack([*controls, torch.cos(2 * torch.pi * years) * ones], dim=-1)
+    squares, across = (design[..., None] * design[..., None, :]).flatten(-2), design.transpose(-1, -2)
     offset = -_tensor(ELASTICITIES)[:, None] * seen.log_prices[:, None]
     units, level = (seen.units / seen.level[:, None])[:, None], seen.level[:, None, None]
     sold_out, weight, penalty = seen.sold_out[:, None], seen.weight[:, None], _tensor(PENALTIES)
     found = torch.zeros(*offset.shape[:2], len(PENALTIES), dtype=torch.float64)
-    log_mean = offset
+    log_mean, hidden = offset, sold_out.expand_as(offset)
     for _ in range(NEWTON_STEPS):
         mean = log_mean.clamp(-5.0, 5.0).exp()
-        demand = torch.where(sold_out, _fill_in(mean, units, level), units) if sold_out.any() else units
-        gradient = (across @ (weight * (demand - mean))[..., None])[..., 0] - penalty * found
-        information = (across * (weight * mean)[..., None, :]) @ design + torch.diag(penalty)
+        demand = units.expand_as(mean).clone()
+        demand[hidden] = _fill_in(mean[hidden], units.expand_as(mean)[hidden], level.expand_as(mean)[hidden])
+        gradient = (weight * (demand - mean)) @ design - penalty * found
+        information = ((weight * mean) @ squares).unflatten(-1, penalty.shape * 2) + torch.diag(penalty)
         found = (found + torch.linalg.solve(information, gradient).clamp(-2.0, 2.0)).clamp(-6.0, 6.0)
-        log_mean = offset + (design @ found[..., None])[..., 0]
+        log_mean = offset + found @ across
     return log_mean.clamp(-6.0, 6.0)
 
 
@@ -187,59 +197,61 @@ def _fill_in(mean: torch.Tensor, units: torch.Tensor, level: torch.Tensor) -> to
 
 
 def _weigh_counts(seen: _Seen, log_mean: torch.Tensor, shocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chance of sales over its peak `(B, T, elasticities, spreads, shocks)`, and the log of all peaks."""
+    """Chance of sales over its peak `(T, shocks, elasticities, spreads, B)`, and the log of all peaks."""
     spread = _tensor(SPREADS)
+    size = 1 / _inverse_dispersion(seen, log_mean, spread).permute(1, 2, 0)
+    log_level = (log_mean + seen.level.log()[:, None, None]).permute(2, 1, 0)[:, None, :, None]
+    moved = spread * shocks[:, None] - 0.5 * spread**2
+    log_means = log_level.float() + moved[:, None, :, None].float()
+    counts, is_hidden = (values.T[:, None, None, None] for values in (seen.units, seen.sold_out))
+    constant = torch.lgamma(counts + size) - torch.lgamma(size) - torch.lgamma(counts + 1)
+    odds = log_means - size.log().float()
+    exponent = counts.float() * odds - (counts + size).float() * torch.nn.functional.softplus(odds) + constant.float()
+    if is_hidden.any():
+        period, item = seen.sold_out.T.nonzero(as_tuple=True)
+        expected, least = log_means[period, ..., item].exp(), seen.units[item, period, None, None, None].float()
+        deviation = torch.sqrt(expected + expected**2 / size[..., item].permute(2, 0, 1)[:, None].float())
+        exponent[period, ..., item] = torch.special.log_ndtr((expected - least + 0.5) / deviation)
+    exponent = exponent * seen.weight.T[:, None, None, None].float()
+    peaks = exponent.amax(1, keepdim=True)
+    return torch.exp(exponent - peaks), peaks[:, 0].double().sum(0)
+
+
+def _inverse_dispersion(seen: _Seen, log_mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """Of the negative binomial, `(B, elasticities, spreads)`: what the spread leaves of the residual variance."""
     units, level, counted = seen.units[:, None], seen.level[:, None, None], seen.weight * ~seen.sold_out
     mean = log_mean.exp()
     residual = ((units / level - mean) / mean).clamp(-3.0, 3.0) ** 2 - 1 / (mean * level).clamp(min=0.05)
     variance = (residual * counted[:, None]).sum(-1) / counted.sum(1).clamp(min=1)[:, None]
-    # What the spread leaves of the variance is dispersion.
-    inverse = (variance.clamp(0.0, 2.0)[..., None] - torch.expm1(spread**2)).clamp(*INVERSE_DISPERSION)
-    size = (1 / inverse)[:, None, ..., None]
-    log_level = (log_mean + level.log()).transpose(1, 2)[..., None, None]
-    log_means = log_level + (spread[:, None] * shocks - 0.5 * spread[:, None] ** 2)
-    counts = seen.units[:, :, None, None, None]
-    constant = torch.lgamma(counts + size) - torch.lgamma(size) - torch.lgamma(counts + 1)
-    odds = log_means - size.log()
-    exponent = constant + counts * odds - (counts + size) * torch.nn.functional.softplus(odds)
-    if seen.sold_out.any():
-        expected = log_means.exp()
-        tail = torch.special.log_ndtr((expected - counts + 0.5) / torch.sqrt(expected + expected**2 / size))
-        exponent = torch.where(seen.sold_out[:, :, None, None, None], tail, exponent)
-    exponent = exponent * seen.weight[:, :, None, None, None]
-    peaks = exponent.amax(-1, keepdim=True)
-    return torch.exp(exponent - peaks), peaks[..., 0].sum(1)
+    return (variance.clamp(0.0, 2.0)[..., None] - torch.expm1(spread**2)).clamp(*INVERSE_DISPERSION)
 
 
 def _weigh_prices(seen: _Seen, randomized: torch.Tensor, shocks: torch.Tensor) -> torch.Tensor:
-    """Chance of each price given hidden demand, `(B, T, confounding, shocks)`: a copula of its rank and the shock."""
+    """Chance of each price given hidden demand, `(T, shocks, confounding, B)`: a copula of its rank and the shock."""
     told = (seen.weight > 0) & ~randomized
-    prices, others = seen.log_prices[:, :, None], seen.log_prices[:, None]
-    count = told.sum(1, keepdim=True).clamp(min=1)
-    below = ((others < prices - 1e-4) & told[:, None]).sum(-1) / count
-    up_to = ((others <= prices + 1e-4) & told[:, None]).sum(-1) / count
-    low, high = (torch.special.ndtri(share)[..., None, None].clamp(-8.0, 8.0) for share in (below, up_to))
-    strength = _tensor(CONFOUNDING)[:, None]
+    ordered = torch.where(told, seen.log_prices, torch.inf).sort(1).values
+    ranks = [torch.searchsorted(ordered, seen.log_prices + apart) for apart in (-1e-4, 1e-4)]
+    shares = [rank.double() / told.sum(1, keepdim=True).clamp(min=1) for rank in ranks]
+    low, high = (torch.special.ndtri(share).T[:, None, None].clamp(-8.0, 8.0).float() for share in shares)
+    strength, shocks = _tensor(CONFOUNDING)[:, None].float(), shocks[:, None, None].float()
     rest = torch.sqrt(1 - strength**2)
-    chance = torch.special.ndtr((high - strength * shocks) / rest) - torch.special.ndtr(
-        (low - strength * shocks) / rest
-    )
-    return torch.where(told[:, :, None, None], chance.clamp(min=LEAST_CHANCE), 1.0)
+    upper, lower = (torch.special.ndtr((limit - strength * shocks) / rest) for limit in (high, low))
+    return torch.where(told.T[:, None, None], (upper - lower).clamp(min=LEAST_CHANCE), 1.0)
 
 
 def _summarize(likelihood: torch.Tensor) -> torch.Tensor:
     """The 11 numbers from the log likelihood on the grid."""
     elasticities, strengths = _tensor(ELASTICITIES), _tensor(CONFOUNDING)
     width = torch.from_numpy(np.gradient(np.array(ELASTICITIES)))
-    log_weights = likelihood + width.log()[:, None, None]
+    log_weights = likelihood + width.log()[:, None]
     middle = CONFOUNDING.index(0.0)
-    confounding = torch.softmax(log_weights.logsumexp((1, 2)), dim=-1)
-    spread = torch.softmax(log_weights.logsumexp((1, 3)), dim=-1)
+    confounding = torch.softmax(log_weights.logsumexp((2, 3)), dim=-1)
+    spread = torch.softmax(log_weights.logsumexp((1, 2)), dim=-1)
     mean_strength, strength_deviation = _moments(confounding, strengths)
     columns = [*_slope(log_weights, elasticities), mean_strength, strength_deviation, spread @ _tensor(SPREADS)]
-    columns += _slope(log_weights[..., middle : middle + 1], elasticities)
-    columns += [_slope(part, elasticities)[0] for part in (log_weights[..., :middle], log_weights[..., middle + 1 :])]
-    evidence = log_weights.logsumexp((1, 2))
+    columns += _slope(log_weights[:, middle : middle + 1], elasticities)
+    columns += [_slope(part, elasticities)[0] for part in (log_weights[:, :middle], log_weights[:, middle + 1 :])]
+    evidence = log_weights.logsumexp((2, 3))
     for part in (evidence[:, :middle], evidence[:, middle + 1 :]):
         odds = part.logsumexp(1) - float(np.log(part.shape[1])) - evidence[:, middle]
         columns.append(odds.clamp(-LARGEST_LOG_ODDS, LARGEST_LOG_ODDS) / 4)
@@ -248,7 +260,7 @@ def _summarize(likelihood: torch.Tensor) -> torch.Tensor:
 
 def _slope(log_weights: torch.Tensor, elasticities: torch.Tensor) -> list[torch.Tensor]:
     """Mean over 3 and log deviation of the slope, which is minus the elasticity."""
-    mean, deviation = _moments(torch.softmax(log_weights.logsumexp((2, 3)), dim=1), elasticities)
+    mean, deviation = _moments(torch.softmax(log_weights.logsumexp((1, 3)), dim=1), elasticities)
     return [-mean / 3, torch.log(deviation + 0.05)]
 
 

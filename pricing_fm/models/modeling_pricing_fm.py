@@ -15,6 +15,7 @@ from transformers import initialization as init
 from .channels import (
     INTERVENTION_SLOT,
     INVENTORY_SLOT,
+    LOCAL_SLOTS,
     PAST_PRICE_CHANNEL,
     PRICE_SCALE,
     PRICE_SLOT,
@@ -34,7 +35,6 @@ NUM_PREFIX_TOKENS = 2
 CATEGORY_SLOT = 1
 # Rows of `role_tokens`.
 STATIC_ROLE, CATEGORY_ROLE, DEMAND_ROLE, DECISION_ROLE = range(4)
-BEHAVIOR_LOSS_WEIGHT, PATCH_LOSS_WEIGHT = 0.05, 0.1
 
 
 class PricingFMPreTrainedModel(PreTrainedModel):
@@ -316,7 +316,7 @@ class PricingFMForPolicy(PricingFMForDemand):
     def decision_states(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """States before each decision, `(B, H, size)`: calendar and stock are known, price and promotion are not."""
         mask = batch["future_known_mask"].clone()
-        for slot in (PROMOTION_SLOTS, INTERVENTION_SLOT, PRICE_SLOT):
+        for slot in (PROMOTION_SLOTS, INTERVENTION_SLOT, PRICE_SLOT, LOCAL_SLOTS):
             mask[..., slot] = False
         return self.model.decode(
             encoded, batch["future_time_features"], batch["future_known_values"], mask, DECISION_ROLE
@@ -384,10 +384,10 @@ class PricingFMForPreTraining(PricingFMForPolicy):
             return self.demand(encoded, batch)
         loss, parts = self.demand_loss(encoded, batch)
         behavior = self.behavior_loss(encoded, batch)
-        loss, parts["behavior"] = loss + BEHAVIOR_LOSS_WEIGHT * behavior, behavior.mean()
+        loss, parts["behavior"] = loss + self.config.behavior_loss_weight * behavior, behavior.mean()
         if "hidden_values" in batch:
             hidden = self.patch_loss(encoded, batch)
-            loss, parts["patch"] = loss + PATCH_LOSS_WEIGHT * hidden, hidden.mean()
+            loss, parts["patch"] = loss + self.config.patch_loss_weight * hidden, hidden.mean()
         return DemandOutput(loss=loss.mean(), loss_terms=parts)
 
 

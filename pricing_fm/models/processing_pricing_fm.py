@@ -4,6 +4,7 @@ Everything is computed from the window's own past: nothing is fitted on a corpus
 and multiplying prices or units by a constant changes no ratio. Candidate prices never enter a statistic.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from .channels import (
     KNOWN_SLOTS,
     LIST,
     LIST_SLOT,
+    LOCAL_SLOTS,
     NUM_KNOWN_CHANNELS,
     NUM_PAST_CHANNELS,
     PAST,
@@ -41,8 +43,9 @@ from .channels import (
     sold_out,
 )
 from .hashing import bootstrap_weights, stable_bucket
-from .hidden_demand_evidence import hidden_demand_evidence, read_sales_record
-from .price_evidence import NUM_SIBLING_EVIDENCE, LoggedSeries, price_evidence, sibling_evidence
+from .hidden_demand_evidence import NUM_HIDDEN_DEMAND_EVIDENCE, hidden_demand_evidence, read_sales_record
+from .local_forecast import NUM_LOCAL_CHANNELS, NUM_LOCAL_EVIDENCE, LocalSeries, local_forecast, season_lengths
+from .price_evidence import NUM_EVIDENCE, NUM_SIBLING_EVIDENCE, LoggedSeries, price_evidence, sibling_evidence
 from .recursion import states_before
 
 COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
@@ -52,6 +55,9 @@ COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
     "flags": ("price", "list_price", "competitor_price", "cost", "known_1"),
 }
 COVARIATE_CHOICES["none"] = COVARIATE_CHOICES["price"] + COVARIATE_CHOICES["flags"]
+
+# What is computed from the past beside the past itself; a network may be trained without some of it.
+EVIDENCE = ("local_forecast", "hidden_demand", "price", "siblings")
 
 REFERENCE_PERIODS = 26  # the reference price is the median of the last observed prices, so that it follows inflation
 SCALE_FLOOR = 0.05  # units per period, where a unit is the smallest sale (at most 1)
@@ -81,6 +87,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
     Args:
         context_length (`int`): Past periods of a window.
         covariates (`str`): `both`, `price`, `flags` or `none`: what the network may see beside sales and calendar.
+        left_out_evidence (`Sequence[str]`): Members of `EVIDENCE` that the network does not see; for ablations.
         num_static_buckets, num_response_members, num_rungs, ladder_step, ladder_start: As in `PricingFMConfig`.
         default_scale (`float`): Units per period assumed for an item without any observed period.
         step_correlation (`float`): Rank correlation of an item's errors between steps; for quantiles of totals.
@@ -89,7 +96,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
         **kwargs: What the library writes into the file beside these.
 
     Raises:
-        ValueError: If `covariates` is unknown.
+        ValueError: If `covariates` or an entry of `left_out_evidence` is unknown.
     """
 
     model_input_names: ClassVar[list[str]] = ["past_values", "past_observed_mask"]
@@ -98,6 +105,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
         self,
         context_length: int = 104,
         covariates: str = "both",
+        left_out_evidence: Sequence[str] = (),
         num_static_buckets: int = 2048,
         num_response_members: int = 8,
         num_rungs: int = 43,
@@ -111,7 +119,10 @@ class PricingFMProcessor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         if covariates not in COVARIATE_CHOICES:
             raise ValueError(f"covariates must be one of {sorted(COVARIATE_CHOICES)}, found {covariates!r}")
+        if unknown := sorted(set(left_out_evidence) - set(EVIDENCE)):
+            raise ValueError(f"left_out_evidence holds {unknown}; choose from {list(EVIDENCE)}")
         self.context_length = context_length
+        self.left_out_evidence = list(left_out_evidence)
         self.covariates = covariates
         self.num_static_buckets = num_static_buckets
         self.num_response_members = num_response_members
@@ -135,20 +146,22 @@ class PricingFMProcessor(FeatureExtractionMixin):
         past, future = self._hide(windows.past), self._hide(windows.future)
         statistics = self._statistics(past, future)
         values, mask = _past_channels(past, statistics)
-        known, known_mask = _future_channels(past, future, statistics)
-        if siblings is None:
-            siblings = np.full((len(past), NUM_SIBLING_EVIDENCE), np.nan)
-        reals, reals_mask = _static_reals(windows.static_reals, past, statistics, siblings)
         frequency = windows.static_categories[:, 0]
+        past_calendar = _calendar(windows.past_timestamps, frequency)
+        future_calendar = _calendar(windows.future_timestamps, frequency)
+        calendar = np.concatenate([past_calendar, future_calendar], axis=1)
+        local, evidence = self._evidence(past, future, statistics, calendar, season_lengths(frequency), siblings)
+        known, known_mask = _future_channels(past, future, statistics, local)
+        reals, reals_mask = _static_reals(windows.static_reals, past, statistics, evidence)
         log_ratio = np.log(future[..., PRICE] / statistics.reference[:, None])
         batch = {
             "past_values": values,
             "past_observed_mask": mask,
-            "past_time_features": _calendar(windows.past_timestamps, frequency),
+            "past_time_features": past_calendar,
             "static_categorical_features": self._categories(windows.static_categories),
             "static_real_features": reals,
             "static_real_mask": reals_mask,
-            "future_time_features": _calendar(windows.future_timestamps, frequency),
+            "future_time_features": future_calendar,
             "future_known_values": known,
             "future_known_mask": known_mask,
             "candidate_prices": np.nan_to_num(log_ratio)[:, None, :],
@@ -160,6 +173,32 @@ class PricingFMProcessor(FeatureExtractionMixin):
         batch |= _targets(future)
         batch |= self._decisions(windows.past, windows.future, statistics)
         return {name: torch.from_numpy(np.ascontiguousarray(_typed(array))) for name, array in batch.items()}
+
+    def _evidence(
+        self,
+        past: np.ndarray,
+        future: np.ndarray,
+        statistics: WindowStatistics,
+        calendar: np.ndarray,
+        season: np.ndarray,
+        siblings: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Local forecasts `(B, H, 5)`, and what is evident of the price response `(B, 44)`; NaN where left out."""
+        shape, left_out = future.shape[:2], self.left_out_evidence
+        local = np.full((*shape, NUM_LOCAL_CHANNELS), np.nan)
+        price, others, fit, hidden = (
+            np.full((len(past), size), np.nan)
+            for size in (NUM_EVIDENCE, NUM_SIBLING_EVIDENCE, NUM_LOCAL_EVIDENCE, NUM_HIDDEN_DEMAND_EVIDENCE)
+        )
+        if "price" not in left_out:
+            price = price_evidence(_logged_series(past, statistics))
+        if siblings is not None and "siblings" not in left_out:
+            others = siblings
+        if "local_forecast" not in left_out:
+            local, fit = local_forecast(_local_series(past, future, statistics, calendar, season))
+        if "hidden_demand" not in left_out:
+            hidden = hidden_demand_evidence(read_sales_record(past, statistics.observed, statistics.reference))
+        return local, np.concatenate([price, others, fit, hidden], axis=1)
 
     def read_siblings(self, windows: Any, groups: np.ndarray) -> np.ndarray:
         """What the other items of a group say of each item's price response.
@@ -349,7 +388,7 @@ def _past_channels(past: np.ndarray, statistics: WindowStatistics) -> tuple[np.n
 
 
 def _future_channels(
-    past: np.ndarray, future: np.ndarray, statistics: WindowStatistics
+    past: np.ndarray, future: np.ndarray, statistics: WindowStatistics, local: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     values = np.full((*future.shape[:2], NUM_KNOWN_CHANNELS), np.nan)
     values[..., LIST_SLOT] = _log_ratio(future[..., LIST], statistics.reference)
@@ -361,8 +400,30 @@ def _future_channels(
     values[..., PRICE_SLOT] = np.where(knows_price, 0.0, np.nan)
     # Stock at the origin only: later stock depends on what is decided and sold until then.
     values[:, :1, INVENTORY_SLOT] = np.arcsinh(future[:, :1, INVENTORY] / statistics.scale[:, None])
+    values[..., LOCAL_SLOTS] = local
     mask = np.isfinite(values)
     return np.nan_to_num(values), mask
+
+
+def _local_series(
+    past: np.ndarray,
+    future: np.ndarray,
+    statistics: WindowStatistics,
+    calendar: np.ndarray,
+    season: np.ndarray,
+) -> LocalSeries:
+    """Past and plan as local forecasts read them."""
+    usable = statistics.observed & ~sold_out(past)
+    both = np.concatenate([past, future], axis=1)
+    return LocalSeries(
+        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
+        usable=np.where(usable.any(1, keepdims=True), usable, statistics.observed),
+        log_prices=np.log(own_prices(past) / statistics.reference[:, None]),
+        promotions=np.clip(both[..., PROMOTIONS], 0.0, 1.0),
+        covariates=np.clip(_covariate(both[..., KNOWN], past[..., KNOWN]), -CLIP, CLIP),
+        calendar=calendar,
+        season=season,
+    )
 
 
 def _logged_series(past: np.ndarray, statistics: WindowStatistics) -> LoggedSeries:
@@ -380,11 +441,11 @@ def _logged_series(past: np.ndarray, statistics: WindowStatistics) -> LoggedSeri
 
 
 def _static_reals(
-    given: np.ndarray, past: np.ndarray, statistics: WindowStatistics, siblings: np.ndarray
+    given: np.ndarray, past: np.ndarray, statistics: WindowStatistics, evidence: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Level, history length, price habits, what is evident of the price response, and the panel's own numbers.
 
-    `(B, 52)` and their presence.
+    `(B, 56)` and their presence.
     """
     observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
     units = past[..., UNITS].astype(np.float64)
@@ -403,9 +464,7 @@ def _static_reals(
         _masked_mean(np.abs(units / scale - 1), observed),
         np.clip(_masked_mean(costs, np.isfinite(costs)), 0.0, CLIP),
     ]
-    evidence = [price_evidence(_logged_series(past, statistics)), siblings]
-    evidence.append(hidden_demand_evidence(read_sales_record(past, statistics.observed, statistics.reference)))
-    reals = np.concatenate([np.stack(columns, axis=1), *evidence, np.arcsinh(given)], axis=1)
+    reals = np.concatenate([np.stack(columns, axis=1), evidence, np.arcsinh(given)], axis=1)
     mask = np.isfinite(reals)
     return np.nan_to_num(reals), mask
 

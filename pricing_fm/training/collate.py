@@ -1,7 +1,7 @@
 """Windows -> training batches: draws the task of each sample, hides what that task hides, and calls the processor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -26,29 +26,28 @@ OPTIONAL_CHANNELS = ("list_price", "competitor_price", "cost", "inventory", "tra
 class TaskMix:
     """How often a sample hides what. Probabilities per sample.
 
-    Args:
-        hide_future (`float`): Nothing of the future is known but the calendar.
-        hide_promotions (`float`): Price is known, promotions and other covariates are not.
-        hide_price (`float`): Promotions are known, the price is not.
-        hide_siblings (`float`): The item has no siblings.
-        hide_patches (`float`): A contiguous stretch of past units is hidden and has to be reconstructed.
-        drop_channel (`float`): Per optional channel.
-        drop_category (`float`): Per static category.
-        ask_elasticity (`float`): Of simulated windows whose future is a plain log: its prices are taken for drawn at
-            random, its sales are hidden, and only the true elasticity is asked for.
-
     Raises:
         ValueError: If one is no probability, or those that exclude each other sum to more than 1.
     """
 
-    hide_future: float = 0.1
-    hide_promotions: float = 0.1
-    hide_price: float = 0.1
-    hide_patches: float = 0.3
-    drop_channel: float = 0.1
-    drop_category: float = 0.1
-    ask_elasticity: float = 0.4
-    hide_siblings: float = 0.15
+    hide_future: float = field(default=0.1, metadata={"help": "Nothing of the future is known but the calendar."})
+    hide_promotions: float = field(
+        default=0.1, metadata={"help": "Price is known, promotions and other covariates are not."}
+    )
+    hide_price: float = field(default=0.1, metadata={"help": "Promotions are known, the price is not."})
+    hide_patches: float = field(
+        default=0.3, metadata={"help": "A stretch of past units is hidden and has to be reconstructed."}
+    )
+    drop_channel: float = field(default=0.1, metadata={"help": "An optional channel is missing; per channel."})
+    drop_category: float = field(default=0.1, metadata={"help": "A static category is missing; per category."})
+    ask_elasticity: float = field(
+        default=0.4,
+        metadata={
+            "help": "Of simulated windows whose future is a plain log: its prices are taken for drawn at random, its "
+            "sales are hidden, and only the true elasticity is asked for."
+        },
+    )
+    hide_siblings: float = field(default=0.15, metadata={"help": "The item has no siblings."})
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
