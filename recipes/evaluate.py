@@ -41,7 +41,15 @@ class EvaluateArguments:
 
     base: tuple[str, ...] = field(metadata={"help": "Base folder or repository; several = seeds of the same model."})
     output_dir: str = field(metadata={"help": "Folder of results.json, plots and report.html."})
-    adapter: str | None = field(default=None, metadata={"help": "Adapter folder or repository, for all bases."})
+    adapter: tuple[str, ...] = field(
+        default=(), metadata={"help": "Adapter folder or repository: one for all bases, or seeds of it on one base."}
+    )
+    zero_shot: bool = field(
+        default=False, metadata={"help": "With adapters: also the bases without them, as model zero_shot."}
+    )
+    from_scratch: tuple[str, ...] = field(
+        default=(), metadata={"help": "Bases trained on this panel alone, as model from_scratch."}
+    )
     panel: str | None = field(default=None, metadata={"help": "Sales log to forecast: path or Hub dataset id."})
     schema: str | None = field(default=None, metadata={"help": "Schema of the panel."})
     category: str = field(default="all", metadata={"help": "Only forecast this category (exact value), or all."})
@@ -68,8 +76,12 @@ class EvaluateArguments:
     def __post_init__(self) -> None:
         if (self.panel is None) == (self.market is None):
             raise ValueError("pass either --panel (forecasts) or --market (prices), and not both")
-        if self.market is not None and len(self.base) > 1:
-            raise ValueError(f"--market takes one --base, found {len(self.base)}; run it once per base")
+        if self.market is not None and max(len(self.base), len(self.adapter)) > 1:
+            raise ValueError("--market takes one --base and at most one --adapter; run it once per base")
+        if min(len(self.base), len(self.adapter)) > 1:
+            raise ValueError("several adapters go with one --base, several bases with one --adapter")
+        if self.zero_shot and not self.adapter:
+            raise ValueError("--zero_shot compares bases with their adapters; pass --adapter, too")
         known = {"seasonal_naive", "last_value", "recent_quantiles", "auto_ets", "lightgbm", "none"}
         if unknown := sorted(set(self.baselines) - known):
             raise ValueError(f"unknown baselines {unknown}; choose from {sorted(known)}")
@@ -107,10 +119,7 @@ def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[
     if evaluate.category != "all":
         panel = panel.select_category(evaluate.category)
     task = ForecastTask(task_name(panel), panel, evaluate.prediction_length, evaluate.origins)
-    models = [
-        PolicyForecaster(PricingPolicy.from_pretrained(base, adapter=evaluate.adapter), "pricing_fm", seed)
-        for seed, base in enumerate(evaluate.base)
-    ]
+    models = load_models(evaluate)
     cache = None if evaluate.cache == "none" else BaselineCache(Path(evaluate.cache))
     found = evaluate_forecasters(task, models, build_baselines(evaluate, task), cache, by_category=True)
     references = [name for name in found.steps["model"].unique() if name != "pricing_fm"]
@@ -122,6 +131,22 @@ def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[
     found.steps.to_parquet(folder / "steps.parquet")
     write_report(folder, found, rows, models[0].policy, panel)
     return rows, [DataSource(panel.name, panel.fingerprint())]
+
+
+def load_models(evaluate: EvaluateArguments) -> list[PolicyForecaster]:
+    """The networks that were asked for, those that the report is about first."""
+    adapters: Sequence[str | None] = evaluate.adapter or [None]
+    pairs = [(base, adapter) for base in evaluate.base for adapter in adapters]
+    models = [
+        PolicyForecaster(PricingPolicy.from_pretrained(base, adapter=adapter), "pricing_fm", seed)
+        for seed, (base, adapter) in enumerate(pairs)
+    ]
+    for name, bases in (
+        ("zero_shot", evaluate.base if evaluate.zero_shot else ()),
+        ("from_scratch", evaluate.from_scratch),
+    ):
+        models += [PolicyForecaster(PricingPolicy.from_pretrained(base), name, seed) for seed, base in enumerate(bases)]
+    return models
 
 
 def task_name(panel: Panel) -> str:
@@ -161,7 +186,7 @@ def write_report(
 def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
     """Base, adapters and price rules in a market whose demand is known."""
     evaluate, market, how, policy, rewards, lora, optim = arguments
-    base = PricingPolicy.from_pretrained(evaluate.base[0], adapter=evaluate.adapter)
+    base = PricingPolicy.from_pretrained(evaluate.base[0], adapter=evaluate.adapter[0] if evaluate.adapter else None)
     recipe = AdaptationRecipe(replace(how, weeks=market.visible_weeks), policy, rewards, lora, optim)
     log, panel = simulate_evaluation_market(market)
     found = evaluate_market(

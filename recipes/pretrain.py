@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors.torch import load_file
 
-from pricing_fm.artifact import write_manifest
+from pricing_fm.artifact import verify_artifact, write_manifest
 from pricing_fm.cards import CardText, write_card
-from pricing_fm.errors import PanelError
+from pricing_fm.errors import ArtifactError, PanelError
+from pricing_fm.hub import download
 from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
@@ -98,6 +100,10 @@ class DataArguments:
 class ModelArguments:
     """Which network. Its sizes stand in `PricingFMConfig`."""
 
+    initial_base: str | None = field(
+        default=None,
+        metadata={"help": "Base whose weights to start from, folder or Hub repository; its sizes must be those below."},
+    )
     size: Literal["nano", "small", "base"] = field(default="nano", metadata={"help": "Size of the network."})
     price_response: Literal["monotone", "free"] = field(
         default="monotone", metadata={"help": "monotone = demand never rises with price; free = price is an input."}
@@ -171,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     cuts = [cut_by_time(panel, data) for panel in load_panels(data)]
     set_seed(loop.seed)
     model, processor = build_model(architecture, objective)
+    if architecture.initial_base is not None:
+        start_from(model, architecture.initial_base)
     # One entry per panel or folder; a folder may hold several shards.
     train_stores: list[tuple[SeriesStore, ...]] = [(add_assortment(build_store(cut.train)),) for cut in cuts]
     train_stores += [load_shards(folder, check_rows=accelerator.is_main_process) for folder in data.stores]
@@ -283,6 +291,16 @@ def build_model(
         ladder_start=config.ladder_start,
     )
     return PricingFMForPreTraining(config), processor
+
+
+def start_from(model: PricingFMForPreTraining, base: str) -> None:
+    """Takes the weights of a sealed base; the optimizer starts afresh."""
+    folder = download(base).folder
+    verify_artifact(folder, kind="base")
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise ArtifactError(f"{folder}: its weights do not fit the network that was asked for ({error})") from error
 
 
 def learn_decisions(

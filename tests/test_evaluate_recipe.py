@@ -110,6 +110,22 @@ def test_without_baselines_and_with_an_adapter_for_one_category(evaluate, panel_
     assert found["pricing_fm", 0, 0, None] == pytest.approx(plain["pricing_fm", 0, 0, "snacks"])
 
 
+def test_adapters_stand_beside_their_base_and_networks_of_the_panel_alone(
+    evaluate, panel_words, forecasts, place: Path
+) -> None:
+    words = ["--baselines", "none", "--zero_shot", "true", "--from_scratch", str(place / "base1")]
+    wql = values_of(evaluate("side", *panel_words, *words, "--adapter", *[str(place / "snacks")] * 2), "wql")
+    plain = values_of(forecasts, "wql")
+    pooled = {key[:2] for key in wql if key[3] is None}
+    assert pooled == {("pricing_fm", 0), ("pricing_fm", 1), ("zero_shot", 0), ("from_scratch", 0)}
+    for window in (0, 1):
+        assert wql["zero_shot", 0, window, "snacks"] == plain["pricing_fm", 0, window, "snacks"]
+        assert wql["from_scratch", 0, window, None] == plain["pricing_fm", 1, window, None]
+        assert wql["pricing_fm", 0, window, "snacks"] != wql["zero_shot", 0, window, "snacks"]
+    with pytest.raises(SystemExit):
+        evaluate("mixed", *panel_words, "--adapter", "one", "two", base=("base0", "base1"))
+
+
 @pytest.mark.parametrize("covariates", ["none", "flags", "price"])
 def test_a_base_that_sees_less_is_measured_like_any_other(evaluate, panel_words, place: Path, covariates: str) -> None:
     write_base(place / covariates, covariates=covariates)

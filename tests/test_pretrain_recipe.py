@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 import pricing_fm  # noqa: F401  (registers the Auto classes)
 from pricing_fm.artifact import verify_artifact
-from pricing_fm.errors import PanelError
+from pricing_fm.errors import ArtifactError, PanelError
 from pricing_fm.markets import SimulatedLog
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel
@@ -226,3 +226,25 @@ def test_every_size_has_hyper_parameters_that_the_recipe_reads() -> None:
         words = ["--config", str(file), "--panels", "p", "--output_dir", "o"]
         _, architecture, *_ = read_recipe(kinds, words)
         assert architecture.size == file.parent.name
+
+
+def test_a_run_starts_from_the_weights_of_another_base(
+    base: tuple[Path, TrainingResult], words: list[str], tmp_path: Path
+) -> None:
+    folder, _ = base
+    again = [
+        *words,
+        "--initial_base",
+        str(folder),
+        "--learning_rate",
+        "1e-12",
+        "--ema_decay",
+        "0",
+        "--warmup_steps",
+        "0",
+    ]
+    pretrain.main([*again, "--decision_steps", "0", "--output_dir", str(tmp_path / "again")])
+    first, second = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "again"))
+    assert all(torch.allclose(second[name], tensor, atol=1e-6) for name, tensor in first.items())
+    with pytest.raises(ArtifactError, match="do not fit the network"):
+        pretrain.main([*again, "--patch_length", "8", "--output_dir", str(tmp_path / "other")])

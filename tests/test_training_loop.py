@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from pricing_fm.models import PricingFMForPreTraining
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.checkpoint import load_checkpoint
 from pricing_fm.training.loop import train
@@ -66,6 +67,38 @@ def test_eight_micro_batches_follow_the_trajectory_of_one(tmp_path: Path) -> Non
     assert losses_of(eight) == pytest.approx(losses_of(one), abs=1e-5)
     assert difference(whole, cut) < 1e-5
     assert eight.best_validation_loss == pytest.approx(one.best_validation_loss, abs=1e-6)
+
+
+def test_a_compiled_model_follows_the_trajectory_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    plain, eager = run_toy(tmp_path / "plain")
+    compiled, model = run_toy(tmp_path / "compiled", loop={"compile_backend": "aot_eager"})
+    assert losses_of(compiled) == pytest.approx(losses_of(plain), abs=1e-5)
+    assert difference(eager, model) < 1e-5
+    assert model._compiled_call_impl is None
+
+
+def test_activations_are_computed_anew_in_training_alone(
+    tmp_path: Path, tiny_model: PricingFMForPreTraining, tiny_batch: dict[str, torch.Tensor]
+) -> None:
+    calls = []
+    tiny_model.model.encoder[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    loop = LoopArguments(max_steps=2, evaluate_every=0, activation_checkpointing=True)
+    output = OutputArguments(str(tmp_path), checkpoint_every=0, tracker="none")
+    train(tiny_model, OneBatch(tiny_batch), OptimArguments(), loop, output)
+    assert len(calls) == 4  # twice a step
+    assert not tiny_model.model.gradient_checkpointing
+    with pytest.raises(ValueError, match="no network that supports activation checkpointing"):
+        run_toy(tmp_path / "toy", loop={"activation_checkpointing": True})
+
+
+class OneBatch:
+    """The same batch in every step."""
+
+    def __init__(self, batch: dict[str, torch.Tensor]):
+        self.one = batch
+
+    def batch(self, *_: int, **__: int) -> dict[str, torch.Tensor]:
+        return self.one
 
 
 def test_exactly_the_declared_parameters_change(tmp_path: Path) -> None:

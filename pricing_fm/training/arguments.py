@@ -8,7 +8,14 @@ from typing import Literal
 
 # Arguments that may differ between a run and its resumption. Everything else shapes the trajectory. The accumulation
 # may change because the global batch of a step does not depend on how it is cut.
-CHANGEABLE_ON_RESUME = ("gradient_accumulation_steps", "num_processes_expected", "prefetch_batches", "use_cpu")
+CHANGEABLE_ON_RESUME = (
+    "activation_checkpointing",
+    "compile_backend",
+    "gradient_accumulation_steps",
+    "num_processes_expected",
+    "prefetch_batches",
+    "use_cpu",
+)
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -77,6 +84,12 @@ class LoopArguments:
     mixed_precision: Literal["no", "bf16"] = field(
         default="no", metadata={"help": "bf16 = autocast. fp16 is not offered: its loss scaling hides real overflows."}
     )
+    compile_backend: Literal["no", "inductor", "aot_eager"] = field(
+        default="no", metadata={"help": "torch.compile: inductor pays off on a GPU; aot_eager is for debugging."}
+    )
+    activation_checkpointing: bool = field(
+        default=False, metadata={"help": "Compute activations anew on the way back: less memory, a third slower."}
+    )
     evaluate_every: int = field(
         default=200, metadata={"help": "Steps between validations (and at the end); 0 = only at the end."}
     )
@@ -105,6 +118,8 @@ class LoopArguments:
         _require(accumulation >= 1, "gradient_accumulation_steps", accumulation, "1 or more")
         allowed = self.mixed_precision in ("no", "bf16")
         _require(allowed, "mixed_precision", self.mixed_precision, "'no' or 'bf16'")
+        compilers = ("no", "inductor", "aot_eager")
+        _require(self.compile_backend in compilers, "compile_backend", self.compile_backend, f"one of {compilers}")
         _require(self.evaluate_every >= 0, "evaluate_every", self.evaluate_every, "0 or more steps")
         _require(self.patience >= 0, "patience", self.patience, "0 or more validations")
         _require(self.minimum_improvement >= 0, "minimum_improvement", self.minimum_improvement, "0 or more")

@@ -35,7 +35,12 @@ from pricing_fm.training.checkpoint import (
     write_tensors,
 )
 from pricing_fm.training.measures import StepExchange, StepNumbers, validation_means
-from pricing_fm.training.optimizer import AveragedWeights, build_optimizer, learning_rate_at
+from pricing_fm.training.optimizer import (
+    AveragedWeights,
+    build_optimizer,
+    checkpoint_activations,
+    learning_rate_at,
+)
 from pricing_fm.training.processes import check_same_start, start_accelerator, termination
 from pricing_fm.training.sources import (
     Batch,
@@ -141,6 +146,9 @@ class _Run:
         set_seed(loop.seed, device_specific=True)
         self.source, self.optim, self.loop, self.output = batch_source, optim, loop, output
         self.validation_batches, self.accelerator = validation_batches, accelerator
+        checkpoint_activations(model, loop.activation_checkpointing)
+        if loop.compile_backend != "no":
+            model.compile(backend=loop.compile_backend)
         self.model, wrapped_optimizer = accelerator.prepare(model, build_optimizer(model, optim))
         self.bare: nn.Module = accelerator.unwrap_model(self.model)
         self.optimizer: torch.optim.Optimizer = wrapped_optimizer.optimizer
@@ -212,6 +220,8 @@ class _Run:
         )
 
     def _leave_model_unwrapped(self) -> None:
+        checkpoint_activations(self.bare, False)
+        self.bare._compiled_call_impl = None
         # Accelerate marks a model as prepared and keeps its autocast: a second run would neither wrap nor cast it.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.bare.__dict__.pop("_is_accelerate_prepared", None)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pricing_fm.models import PricingFMModel
 from pricing_fm.training.arguments import OptimArguments
 
 _MATRIX_LAYERS = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d)
@@ -48,7 +49,25 @@ def build_optimizer(model: nn.Module, optim: OptimArguments) -> torch.optim.Adam
     if not groups:
         raise ValueError("no parameter of the model requires a gradient; unfreeze what is to be trained")
     betas = (optim.adam_beta1, optim.adam_beta2)
-    return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=betas, eps=optim.adam_epsilon)
+    # One kernel for all parameters.
+    return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=betas, eps=optim.adam_epsilon, fused=True)
+
+
+def checkpoint_activations(model: nn.Module, is_wanted: bool) -> None:
+    """Has every network inside a model compute its activations anew on the way back, or keep them.
+
+    Args:
+        model (`nn.Module`): A network, or what wraps one.
+        is_wanted (`bool`): True = compute them anew.
+
+    Raises:
+        ValueError: If that is wanted and nothing in the model can do it.
+    """
+    networks = [module for module in model.modules() if isinstance(module, PricingFMModel)]
+    if is_wanted and not networks:
+        raise ValueError(f"{type(model).__name__} has no network that supports activation checkpointing")
+    for network in networks:
+        network.gradient_checkpointing = is_wanted
 
 
 def learning_rate_at(step: int, optim: OptimArguments, max_steps: int) -> float:
