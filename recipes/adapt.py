@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate.utils import set_seed
 
@@ -41,6 +41,10 @@ class SourceArguments:
         default=None, metadata={"help": "Schema of the panel; none = its columns bear panel names."}
     )
     category: str = field(default="all", metadata={"help": "Exact value in the data, or all for the whole panel."})
+    covariates: Literal["both", "price", "flags", "none"] | None = field(
+        default=None,
+        metadata={"help": "What may be seen of prices and promotions, for ablations; default: the base's."},
+    )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
 
 
@@ -61,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     origin = download(source.base)
     base = origin.folder
     model, processor, fingerprint = load_base(base)
+    processor.covariates = source.covariates or processor.covariates
     full = load_panel(source.panel, schema=source.schema)
     category_slugs(full.categories)  # two categories with one slug would overwrite each other's adapters
     panel = visible_panel(full, source.category, how)

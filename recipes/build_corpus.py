@@ -7,15 +7,48 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pricing_fm.markets.corpus import CorpusSettings, collect_stores, plan_logs, simulate_corpus
+from pricing_fm.markets.corpus import (
+    FIRST_SEED_OF_EVALUATION,
+    LARGEST_ELASTICITY,
+    CorpusSettings,
+    collect_stores,
+    plan_logs,
+    simulate_corpus,
+)
 from pricing_fm.markets.logs import SimulatedLog
 from pricing_fm.panel import save_store
 from pricing_fm.recipe import read_recipe, save_recipe
+
+CARD = """---
+{head}---
+
+# Simulated markets for pretraining
+
+Logs of simulated markets (`pricing_fm.markets`), each category with books of its own: some lack costs, stock or list
+prices, others round or blur what they hold. No person, shop or product of them exists.
+
+| store | series | rows | rows with a true elasticity | SHA-256 of the values |
+|---|---|---|---|---|
+{rows}
+
+* **Families** (share of the series): {families}.
+* **Managers**: all of `pricing_fm.markets.managers` that a family allows, most turns for the one whose prices follow
+  hidden demand (correlation -0.95 to 0.95); never: {held_out}.
+* **Interventions**: {share:.0%} of the series end in {shortest} to {longest} periods whose prices are drawn at random,
+  whatever the manager did before; `price_is_intervention` marks them. What follows can only be predicted by who reads
+  the causal response out of the log before.
+* **Length** {low} to {high} periods; seed {seed}, validation the next one; seeds from {evaluation:,} on are left to
+  evaluation.
+* **True elasticity** of every row at its own price, where it is between 0 and {largest:g}; training alone reads it.
+* Names of items and categories are left out: a network that knows its items by name learns them by heart.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(f"{len(store.item_ids):,} series, {len(store.values):,} rows -> {folder}", highlight=False)
     text = json.dumps({"stores": summary, "settings": asdict(parts["train"])}, indent=2)
     (output / "corpus.json").write_text(text + "\n", encoding="utf-8")
+    (output / "README.md").write_text(render_card(summary, parts["train"]), encoding="utf-8")
     save_recipe(output, (arguments,))
 
 
@@ -94,6 +128,39 @@ def with_progress(
         for entry in simulate_corpus(settings):
             yield entry
             progress.advance(task)
+
+
+def render_card(stores: dict[str, dict[str, Any]], settings: CorpusSettings) -> str:
+    """The dataset card: what the corpus holds and what it leaves out, with fingerprints."""
+    head = {
+        "license": "apache-2.0",
+        "pretty_name": "Simulated markets for pretraining",
+        "task_categories": ["time-series-forecasting"],
+        "tags": ["pricing", "demand", "simulated"],
+    }
+    rows = "\n".join(
+        f"| `{name}` | {store['series']:,} | {store['rows']:,} | {store['share_of_rows_with_true_elasticity']:.1%} "
+        f"| `{store['fingerprint']}` |"
+        for name, store in stores.items()
+    )
+    shares = np.array(settings.shares or [1.0] * len(settings.families))
+    families = ", ".join(
+        f"{family} {share:.1%}" for family, share in zip(settings.families, shares / shares.sum(), strict=True)
+    )
+    return CARD.format(
+        head=yaml.safe_dump(head, sort_keys=False),
+        rows=rows,
+        families=families,
+        held_out=", ".join(settings.held_out_managers) or "none",
+        low=settings.num_periods[0],
+        high=settings.num_periods[1],
+        shortest=settings.randomized_periods[0],
+        longest=settings.randomized_periods[1],
+        share=settings.randomized_share,
+        seed=settings.seed,
+        largest=LARGEST_ELASTICITY,
+        evaluation=FIRST_SEED_OF_EVALUATION,
+    )
 
 
 if __name__ == "__main__":

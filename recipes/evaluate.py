@@ -63,7 +63,8 @@ class EvaluateArguments:
         metadata={"help": "Baselines of a forecast; none = no baseline."},
     )
     covariates: Literal["both", "price", "flags", "none"] = field(
-        default="both", metadata={"help": "What LightGBM may see of prices and promotions."}
+        default="both",
+        metadata={"help": "What LightGBM and the networks may see of prices and promotions; theirs are masked."},
     )
     algorithms: tuple[str, ...] = field(
         default=("forecast", "structured", "cloning"),
@@ -137,15 +138,16 @@ def load_models(evaluate: EvaluateArguments) -> list[PolicyForecaster]:
     """The networks that were asked for, those that the report is about first."""
     adapters: Sequence[str | None] = evaluate.adapter or [None]
     pairs = [(base, adapter) for base in evaluate.base for adapter in adapters]
-    models = [
-        PolicyForecaster(PricingPolicy.from_pretrained(base, adapter=adapter), "pricing_fm", seed)
-        for seed, (base, adapter) in enumerate(pairs)
-    ]
-    for name, bases in (
-        ("zero_shot", evaluate.base if evaluate.zero_shot else ()),
-        ("from_scratch", evaluate.from_scratch),
-    ):
-        models += [PolicyForecaster(PricingPolicy.from_pretrained(base), name, seed) for seed, base in enumerate(bases)]
+    named = [("pricing_fm", seed, *pair) for seed, pair in enumerate(pairs)]
+    if evaluate.zero_shot:
+        named += [("zero_shot", seed, base, None) for seed, base in enumerate(evaluate.base)]
+    named += [("from_scratch", seed, base, None) for seed, base in enumerate(evaluate.from_scratch)]
+    models = []
+    for name, seed, base, adapter in named:
+        policy = PricingPolicy.from_pretrained(base, adapter=adapter)
+        if evaluate.covariates != "both":
+            policy.processor.covariates = evaluate.covariates
+        models.append(PolicyForecaster(policy, name, seed))
     return models
 
 

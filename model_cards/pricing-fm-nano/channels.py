@@ -1,0 +1,56 @@
+"""Where each quantity stands in the arrays: raw channels of a window, and the network's past and future slots."""
+
+import numpy as np
+
+# Order of the raw channels; equals `pricing_fm.names.CHANNELS` (a test compares them: this folder must stand alone).
+RAW_CHANNELS = (
+    "units",
+    "price",
+    "list_price",
+    "competitor_price",
+    "cost",
+    "inventory",
+    "traffic",
+    *(f"promotion_{i}" for i in range(1, 5)),
+    *(f"known_{i}" for i in range(1, 5)),
+    *(f"past_{i}" for i in range(1, 5)),
+    "price_imputed",
+    "price_is_intervention",
+)
+INDEX = {name: i for i, name in enumerate(RAW_CHANNELS)}
+UNITS, PRICE, LIST, COST, INVENTORY, TRAFFIC = (
+    INDEX[name] for name in ("units", "price", "list_price", "cost", "inventory", "traffic")
+)
+IMPUTED, INTERVENTION = INDEX["price_imputed"], INDEX["price_is_intervention"]
+PROMOTIONS, KNOWN, PAST = slice(7, 11), slice(11, 15), slice(15, 19)
+PRICES = [PRICE, LIST, INDEX["competitor_price"], COST]
+
+# Log price ratios are divided by this: a 25 % move becomes about one.
+PRICE_SCALE = 0.25
+
+# `past_values`: asinh units, four log price ratios, asinh inventory, traffic, promotions, covariates, sold out,
+# intervention. The generic slots 7:19 stand where they stand in the raw channels.
+NUM_PAST_CHANNELS = 21
+PAST_PRICE_CHANNEL = 1
+SOLD_OUT_CHANNEL, PAST_INTERVENTION_CHANNEL = 19, 20
+
+# `future_known_values`: list price, promotions, known covariates, and then what not every pass may see; the forecasts
+# from the item's own past know the plan of promotions.
+NUM_KNOWN_CHANNELS = 17
+LIST_SLOT, PROMOTION_SLOTS, KNOWN_SLOTS = 0, slice(1, 5), slice(5, 9)
+INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT, LOCAL_SLOTS = 9, 10, 11, slice(12, 17)
+
+
+def own_prices(channels: np.ndarray) -> np.ndarray:
+    """Prices that were really charged, currency: `(B, T, channels)` -> `(B, T)`, NaN elsewhere, float64."""
+    return np.where(channels[..., IMPUTED] > 0, np.nan, channels[..., PRICE].astype(np.float64))
+
+
+def observed_units(channels: np.ndarray) -> np.ndarray:
+    """True where units say something about demand: `(B, T, channels)` -> `(B, T)`; a period without stock does not."""
+    return np.isfinite(channels[..., UNITS]) & ~(channels[..., INVENTORY] <= 0)
+
+
+def sold_out(channels: np.ndarray) -> np.ndarray:
+    """True where the whole stock was sold: `(B, T, channels)` -> `(B, T)`; demand was at least that."""
+    return channels[..., UNITS] >= channels[..., INVENTORY]
