@@ -1,4 +1,4 @@
-"""From nothing to recommended prices for a category that the model has never seen: simulate, pretrain, adapt, evaluate.
+"""From the published base to recommended prices for a category that it has never seen: simulate, adapt, evaluate.
 
 Example: python recipes/demo.py
 
@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 # A script finds its own folder on the path, where evaluate.py would hide the library of that name.
 sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
 
+from pricing_fm.artifact import verify_artifact  # noqa: E402
+from pricing_fm.errors import ArtifactError  # noqa: E402
 from pricing_fm.evaluation.baselines import RecentQuantiles, SeasonalNaive  # noqa: E402
 from pricing_fm.evaluation.figures import render_png  # noqa: E402
 from pricing_fm.evaluation.forecasting import ForecastEvaluation, evaluate_forecasters  # noqa: E402
@@ -34,32 +37,38 @@ from pricing_fm.evaluation.pricing_baselines import LastPrice, LogLogElasticity 
 from pricing_fm.evaluation.report import write_report  # noqa: E402
 from pricing_fm.evaluation.report_sections import ReportContent  # noqa: E402
 from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
+from pricing_fm.hub import download  # noqa: E402
 from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log  # noqa: E402
+from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION  # noqa: E402
 from pricing_fm.panel import Panel, load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
 from pricing_fm.recipe import read_recipe  # noqa: E402
 from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results  # noqa: E402
-from recipes import adapt, pretrain  # noqa: E402
+from recipes import adapt  # noqa: E402
 from recipes.demo_figure import draw_summary  # noqa: E402
 from recipes.demo_tables import print_forecasts, print_gaps, print_recommendations  # noqa: E402
 
 VISIBLE_WEEKS = 26  # of the new category
 PRICED_WEEKS = 8  # a recommended price is held this long; forecasts reach as far
-# Relative, because the path is written into the adapter's recipe, which is published.
+# Relative, because they are written down: the one in the adapter's recipe, the other in the report.
 RULES = Path(os.path.relpath(HERE / "guardrails.yaml"))
+BASE = Path(os.path.relpath(HERE.parent / "model_cards" / "pricing-fm-nano"))
 OURS = ("adapted", "zero_shot", "adapter_structured", "adapter_in_rules", "base_plan")
 
 
 @dataclass(frozen=True)
 class DemoArguments:
-    """Where the demo writes and how long it takes."""
+    """Where the demo starts, where it writes and how long it takes."""
 
+    base: str = field(
+        default=str(BASE), metadata={"help": "Folder or Hub repository of the base that is adapted; it stays as it is."}
+    )
     output_dir: str = field(
         default="outputs/demo",
         metadata={"help": "Folder of the results; what an earlier demo left in it is replaced."},
     )
     work_dir: str = field(
-        default=".cache/demo", metadata={"help": "Folder of simulated logs and checkpoints; replaced likewise."}
+        default=".cache/demo", metadata={"help": "Folder of the simulated log and of training logs; replaced likewise."}
     )
     fast: bool = field(
         default=False, metadata={"help": "A few training steps on a few series: everything runs, nothing is learned."}
@@ -71,20 +80,14 @@ class DemoArguments:
 class Scale:
     """What differs between the demo and its fast version, which checks the path and not the numbers."""
 
-    num_categories: int = 300
-    num_periods: int = 104
     num_products: int = 12
     num_rollouts: int = 64
-    pretrain: tuple[str, ...] = ()
     adapt: tuple[str, ...] = ()
 
 
 FAST = Scale(
-    num_categories=4,
-    num_periods=60,
     num_products=4,
     num_rollouts=2,
-    pretrain=tuple("--max_steps 3 --decision_steps 2 --batch_size 8 --validation_windows 8 --warmup_steps 1".split()),
     adapt=tuple("--demand_steps 2 --policy_steps 2 --batch_size 4".split()),
 )
 
@@ -98,7 +101,7 @@ class Folders:
 
     @property
     def base(self) -> Path:
-        """The base artifact."""
+        """A copy of the base, so that the adapter finds it wherever the output is moved."""
         return self.output / "base"
 
     @property
@@ -109,7 +112,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class NewCategory:
-    """A category that training never saw.
+    """A category that no base ever saw.
 
     Args:
         log (`SimulatedLog`): Its market, which alone knows the demand.
@@ -146,20 +149,20 @@ class Evaluation:
 
 def main(argv: Sequence[str] | None = None) -> Evaluation:
     (arguments,) = read_recipe((DemoArguments,), argv, description=__doc__)
+    base = find_base(arguments)
     be_quiet()
     # Matrices this small gain little from a second thread, and threads that wait for each other on a busy machine made
-    # pretraining 15 times slower (20 windows a second instead of 300 to 400).
+    # training 15 times slower (20 windows a second instead of 300 to 400).
     torch.set_num_threads(1)
     scale, started = FAST if arguments.fast else Scale(), time.perf_counter()
     console = Console() if sys.stdout.isatty() else Console(width=120)
     folders = clear_folders(Path(arguments.output_dir), Path(arguments.work_dir))
     seed = arguments.seed
 
-    console.rule("1/5 simulate", align="left")
-    corpus = simulate_corpus(folders, scale, seed, console)
+    console.rule("1/5 take the base", align="left")
+    take_base(base, folders, console)
+    console.rule("2/5 simulate a category that it has never seen", align="left")
     new = simulate_new_category(folders, scale, seed, console)
-    console.rule("2/5 pretrain the base", align="left")
-    pretrain_base(folders, corpus, scale, seed)
     console.rule(f"3/5 adapt it to {new.name!r} from {VISIBLE_WEEKS} weeks", align="left")
     adapt_to(new, folders, scale, seed)
     console.rule("4/5 evaluate", align="left")
@@ -168,13 +171,33 @@ def main(argv: Sequence[str] | None = None) -> Evaluation:
     print_gaps(found.prices.rows, PRICED_WEEKS, console)
     console.rule("5/5 recommend", align="left")
     print_recommendations(found.recommendations, found.curves, found.prices, new.visible, console)
-    write_everything(found, new, folders)
+    write_everything(found, new, arguments.base, folders)
     console.print(
         f"{time.perf_counter() - started:.0f} s. Written: {folders.base}/ and {folders.adapter}/ (load them with "
         f"PricingPolicy.from_pretrained), results.json, recommendations.csv and report.html in {folders.output}/",
         highlight=False,
     )
     return found
+
+
+def find_base(arguments: DemoArguments) -> Path:
+    """The base as a verified folder; anything wrong with it is said before the results of an earlier demo are gone."""
+    if arguments.base == str(BASE) and not BASE.is_dir():
+        raise ArtifactError(
+            f"{BASE}: there is no such folder; expected the published base, which the demo starts from. Pass another "
+            "one with --base FOLDER, or train it: python recipes/pretrain.py --config recipes/nano/base.yaml, then "
+            "--base outputs/base"
+        )
+    folder = download(arguments.base).folder
+    verify_artifact(folder, kind="base")
+    for written in (Path(arguments.output_dir), Path(arguments.work_dir)):
+        one, other = folder.resolve(), written.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise ArtifactError(
+                f"--base {folder} and {written}, whose content the demo replaces, lie one in the other. Copy the base "
+                "to another place, or pass another --output_dir or --work_dir"
+            )
+    return folder
 
 
 def be_quiet() -> None:
@@ -188,7 +211,7 @@ def be_quiet() -> None:
 def clear_folders(output: Path, work: Path) -> Folders:
     """Takes away what an earlier demo wrote, and nothing else."""
     folders = Folders(output, work)
-    for folder in (folders.base, folders.adapter, work / "checkpoints", work / "logs", work / "panels"):
+    for folder in (folders.base, folders.adapter, work / "logs", work / "panels"):
         shutil.rmtree(folder, ignore_errors=True)
     for pattern in ("results.json", "recommendations.csv", "report.html", "*.png"):
         for file in output.glob(pattern):
@@ -198,40 +221,32 @@ def clear_folders(output: Path, work: Path) -> Folders:
     return folders
 
 
-def simulate_corpus(folders: Folders, scale: Scale, seed: int, console: Console) -> Path:
-    """Many categories under managers of every habit; most items end in weeks of prices drawn at random."""
-    log = simulate_log(
-        RetailSettings(),
-        ManagerSettings(),
-        LogSettings(
-            num_markets=scale.num_categories,
-            num_periods=scale.num_periods,
-            randomized_periods=(24, 48),
-            randomized_share=0.9,
-            seed=seed,
-            name="corpus",
-        ),
-    )
-    path = folders.work / "panels" / "corpus.parquet"
-    # Without names of goods and places: what is learned by name helps no category that comes later.
-    nameless = log.panel.drop(columns=["category", "product_id", "location_id", "propensity"])
-    nameless.to_parquet(path, index=False)
-    console.print(
-        f"corpus: {log.num_items:,} items in {scale.num_categories} categories, {scale.num_periods} weeks, "
-        f"{log.panel['price_is_intervention'].mean():.0%} of them with prices drawn at random -> {path}",
-        highlight=False,
-    )
-    return path
+def take_base(source: Path, folders: Folders, console: Console) -> None:
+    """Copies the base, less any adapters that lie in its folder."""
+    PricingPolicy.from_pretrained(source, adapter={}).save_pretrained(folders.base)
+    console.print(f"{describe_base(source, str(source))} -> {folders.base}", highlight=False)
+
+
+def describe_base(folder: Path, name: str) -> str:
+    """The name of a base, what it was pretrained on and for how long, as far as its own results say so."""
+    # The data of the results would not do: a published base was measured on panels that it has never read.
+    training = [
+        f"{timedelta(seconds=round(row.train_s))} h on {row.task.replace('+', ', ')}"
+        for row in read_results(folder).metrics
+        if row.name == "loss" and row.split == "validation" and row.train_s is not None
+    ]
+    return ", pretrained for ".join([name, *training])
 
 
 def simulate_new_category(folders: Folders, scale: Scale, seed: int, console: Console) -> NewCategory:
-    """One category with a market, a seed and a manager of its own; the truth goes into a file of its own."""
+    """One category with a market and a manager of its own; the truth goes into a file of its own."""
     market = RetailSettings(num_products=scale.num_products)
     # Raises prices when demand is high: the kind of log that misleads.
     manager = ManagerSettings(names=("demand_follower",), confounding=(0.6, 0.6))
-    # The longer log repeats the shorter one week for week, then goes on.
+    # No training corpus takes such a seed. The longer log repeats the shorter one week for week, then goes on.
+    unseen = FIRST_SEED_OF_EVALUATION + seed
     log, longer = (
-        simulate_log(market, manager, LogSettings(num_markets=1, num_periods=weeks, seed=seed + 1000, name="new"))
+        simulate_log(market, manager, LogSettings(num_markets=1, num_periods=weeks, seed=unseen, name="new"))
         for weeks in (120, 120 + PRICED_WEEKS)
     )
     path, later = folders.work / "panels" / "new.parquet", folders.work / "panels" / "new_later.parquet"
@@ -248,29 +263,21 @@ def simulate_new_category(folders: Folders, scale: Scale, seed: int, console: Co
     return NewCategory(log, path, visible, load_panel(later))
 
 
-def pretrain_base(folders: Folders, corpus: Path, scale: Scale, seed: int) -> None:
-    """recipes/pretrain.py with recipes/nano/demo.yaml."""
-    where = ["--output_dir", folders.base, "--checkpoint_dir", folders.work / "checkpoints"]
-    words = ["--config", HERE / "nano" / "demo.yaml", "--panels", corpus, "--seed", seed, *where, *scale.pretrain]
-    pretrain.main([str(word) for word in words])
-    keep_logs_apart(folders.base, folders)
-
-
 def adapt_to(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> None:
     """recipes/adapt.py with recipes/nano/demo_adapt.yaml."""
     what = ["--base", folders.base, "--panel", new.path, "--category", new.name, "--weeks", VISIBLE_WEEKS]
     where = ["--guardrails", RULES, "--output_dir", folders.adapter, "--seed", seed]
     words = ["--config", HERE / "nano" / "demo_adapt.yaml", *what, *where, *scale.adapt]
     adapt.main([str(word) for word in words])
-    keep_logs_apart(folders.adapter, folders)
+    keep_logs_apart(folders)
 
 
-def keep_logs_apart(artifact: Path, folders: Folders) -> None:
-    """Moves the training logs out of a finished artifact."""
-    target = folders.work / "logs" / artifact.name
-    target.mkdir(parents=True)
-    for folder in [path for path in artifact.iterdir() if path.is_dir()]:
-        shutil.move(folder, target / folder.name.lstrip("."))
+def keep_logs_apart(folders: Folders) -> None:
+    """Moves the training logs out of the finished adapter."""
+    logs = folders.work / "logs"
+    logs.mkdir()
+    for folder in [path for path in folders.adapter.iterdir() if path.is_dir()]:
+        shutil.move(folder, logs / folder.name.lstrip("."))
 
 
 def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Evaluation:
@@ -296,7 +303,7 @@ def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Eva
     return Evaluation(forecasts, prices, recommended, curves)
 
 
-def write_everything(found: Evaluation, new: NewCategory, folders: Folders) -> None:
+def write_everything(found: Evaluation, new: NewCategory, base: str, folders: Folders) -> None:
     """results.json, recommendations.csv, report.html and its figures."""
     found.recommendations.to_csv(folders.output / "recommendations.csv", index=False)
     figure = draw_summary(found.curves, found.recommendations, found.prices.items, new.log)
@@ -306,11 +313,11 @@ def write_everything(found: Evaluation, new: NewCategory, folders: Folders) -> N
     write_report(
         folders.output,
         ReportContent(
-            title=f"Prices for {new.name}, a category the model had never seen",
+            title=f"Prices for {new.name}, a category the base had never seen",
             facts=(
-                ("Category", f"{new.name}: {len(new.visible.item_ids)} items, simulated"),
+                ("Category", f"{new.name}: {len(new.visible.item_ids)} items, simulated with a seed no corpus takes"),
                 ("Visible", f"{VISIBLE_WEEKS} weeks up to that of {new.visible.last_observed:%d %b %Y}"),
-                ("Base", "nano, pretrained for two minutes on simulated categories, this one not among them"),
+                ("Base", describe_base(folders.base, base)),
             ),
             rows=found.rows,
             ours=OURS,

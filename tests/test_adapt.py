@@ -112,6 +112,13 @@ def test_both_sides_change_every_parameter_of_the_adapter(both: Adapted) -> None
     assert all(torch.isfinite(tensor).all() for tensor in both.after.values())
 
 
+def test_half_the_strength_keeps_half_of_what_demand_has_learned_and_all_decisions(run, panel: Panel) -> None:
+    for objective, share in (("forecast", 0.5), ("policy", 1.0)):
+        whole, half = (run(panel, replace(SHORT, objective=objective, strength=kept)) for kept in (1.0, 0.5))
+        for name, tensor in whole.after.items():
+            torch.testing.assert_close(half.after[name], tensor * (share if "lora_B" in name else 1.0))
+
+
 @pytest.mark.parametrize("objective", ["forecast", "policy"])
 def test_each_side_changes_its_own_parameters_and_no_others(run, panel: Panel, objective: str) -> None:
     found = run(panel, replace(SHORT, objective=objective))
@@ -273,8 +280,9 @@ def test_the_zero_shot_loss_is_that_of_the_base(run, panel: Panel, network, monk
     kept = []
     forward = adapting.time_forward_batches
     monkeypatch.setattr(adapting, "time_forward_batches", lambda *given: kept.extend(forward(*given)) or kept)
-    found = run(panel, replace(SHORT, objective="forecast")).result
     model, _ = network
+    how = replace(SHORT, objective="forecast", loss_bend=model.config.loss_bend)
+    found = run(panel, how).result
     with torch.no_grad():
         losses = torch.cat([model.demand_loss(model.encode(batch), batch)[0] for batch in kept])
     assert found.zero_shot_loss == pytest.approx(float(losses.mean()), rel=1e-5)
@@ -312,6 +320,9 @@ def test_every_algorithm_trains_its_heads(run, panel: Panel, algorithm: str) -> 
         {"batch_size": 0},
         {"holdout_share": 0.0},
         {"holdout_share": 1.0},
+        {"strength": 0.0},
+        {"strength": 1.5},
+        {"loss_bend": -1.0},
     ],
 )
 def test_impossible_arguments_are_refused(arguments) -> None:

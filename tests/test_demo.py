@@ -8,12 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
 import pricing_fm as pf
-from pricing_fm.artifact import verify_artifact
+from pricing_fm.artifact import read_manifest, verify_artifact
+from pricing_fm.errors import ArtifactError
 from pricing_fm.guardrails import load_guardrails
+from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION
 from pricing_fm.results import read_results
-from tests.demo_run import REPOSITORY, run_fast_demo
+from recipes import demo as recipe
+from tests.demo_run import BASE_SOURCE, REPOSITORY, run_fast_demo, write_demo_base
+from tests.policy_artifacts import write_adapter
 
 COMMON_FILES = {"preprocessor_config.json", "recipe.yaml", "results.json", "README.md", "manifest.json"}
 BASE_FILES = COMMON_FILES | {"config.json", "model.safetensors"}
@@ -69,25 +74,47 @@ def test_nothing_but_the_artifacts_bears_the_name_of_an_artifact_file(demo: tupl
         misplaced = files if place == 0 else [path for path in files if path.parent != folder]
         assert files
         assert not [path for path in misplaced if path.name in BASE_FILES | ADAPTER_FILES]
-    assert (folders[0] / "checkpoints").is_dir()
+    assert {path.name for path in folders[0].iterdir()} == {"logs", "panels"}
+    assert all(any(path.iterdir()) for path in folders[0].rglob("*") if path.is_dir())
 
 
-def test_the_new_category_is_in_no_training_panel_and_its_truth_is_kept_apart(demo: tuple[Path, str]) -> None:
+def test_the_base_is_a_copy_to_the_last_bit_and_the_original_stays(demo: tuple[Path, str]) -> None:
+    original, copy = demo[0] / "tiny-base", demo[0] / "outputs" / "demo" / "base"
+    assert verify_artifact(original, kind="base") == verify_artifact(copy, kind="base")
+    assert (copy / "README.md").read_text() == (original / "README.md").read_text()
+    adapter = read_manifest(demo[0] / "outputs" / "demo" / "adapter")
+    assert adapter.base_fingerprint == read_manifest(original).base_fingerprint
+
+
+def test_adapters_that_lie_in_the_folder_of_the_base_stay_behind(tmp_path: Path) -> None:
+    base = write_demo_base(tmp_path / "policy")
+    write_adapter(base / "adapter", base)
+    folders = recipe.Folders(tmp_path / "output", tmp_path / "work")
+    recipe.take_base(base, folders, Console(quiet=True))
+    assert not (folders.base / "adapter").exists()
+    assert not pf.PricingPolicy.from_pretrained(folders.base).adapters
+
+
+def test_no_base_can_have_met_the_new_category_and_its_truth_is_kept_apart(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
     panels = demo[0] / ".cache" / "demo" / "panels"
-    corpus, new = (pd.read_parquet(panels / name) for name in ("corpus.parquet", "new.parquet"))
-    assert not set(corpus["item_id"]) & set(new["item_id"])
-    assert not corpus["item_id"].str.contains(new["category"].iloc[0]).any()
+    new = pd.read_parquet(panels / "new.parquet")
+    (tmp_path / "panels").mkdir()
+    again = recipe.simulate_new_category(recipe.Folders(tmp_path, tmp_path), recipe.FAST, 0, Console(quiet=True))
+    pd.testing.assert_frame_equal(pd.read_parquet(again.path), new)
+    assert again.log.settings.seed >= FIRST_SEED_OF_EVALUATION
     secrets = {"mean_demand", "elasticity", "optimal_price", "hidden_shock", "propensity"}
-    assert not secrets & (set(new) | set(corpus))
+    assert not secrets & set(new)
     assert secrets - {"propensity"} <= set(pd.read_parquet(panels / "new_truth.parquet"))
-    assert corpus["price_is_intervention"].any()
-    recipe = yaml.safe_load((demo[0] / "outputs" / "demo" / "adapter" / "recipe.yaml").read_text())
-    assert (recipe["weeks"], recipe["category"]) == (26, new["category"].iloc[0])
+    adaptation = yaml.safe_load((demo[0] / "outputs" / "demo" / "adapter" / "recipe.yaml").read_text())
+    assert (adaptation["weeks"], adaptation["category"]) == (26, new["category"].iloc[0])
 
 
 def test_results_hold_the_model_and_its_baselines_from_one_run(demo: tuple[Path, str]) -> None:
     results = read_results(demo[0] / "outputs" / "demo")
     assert results.recipe == "demo"
+    assert results.data[0] == BASE_SOURCE
     assert len({source.fingerprint for source in results.data}) == 2
     forecasters = {row.model for row in results.metrics if row.name == "wql"}
     assert forecasters == {"zero_shot", "adapted", "seasonal_naive", "recent_quantiles"}
@@ -125,6 +152,37 @@ def test_the_screen_shows_every_item_its_price_and_how_well_the_prices_do(demo: 
         "outputs/demo/base",
     ):
         assert words in " ".join(printed.split())
+
+
+def test_screen_and_report_say_what_the_base_has_read_and_for_how_long(demo: tuple[Path, str]) -> None:
+    words = f"tiny-base, pretrained for 1:02:05 h on {BASE_SOURCE.name}, another"
+    assert words in " ".join(demo[1].split())
+    assert words in (demo[0] / "outputs" / "demo" / "report.html").read_text()
+
+
+def test_a_missing_base_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The default is relative: from here it leads to nothing.
+    monkeypatch.chdir(tmp_path)
+    earlier = tmp_path / "outputs" / "demo" / "recommendations.csv"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("mine")
+    with pytest.raises(ArtifactError, match=r"no such folder.*--base FOLDER.*recipes/nano/base\.yaml") as refusal:
+        recipe.main([])
+    assert str(recipe.BASE) in str(refusal.value)
+    with pytest.raises(ArtifactError, match="no/such/base"):
+        recipe.main(["--base", "no/such/base"])
+    assert earlier.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["outputs/demo/base", ".cache/demo/base", "."])
+def test_a_base_that_the_demo_would_overwrite_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_demo_base(Path(place))
+    with pytest.raises(ArtifactError, match=r"lie one in the other.*--output_dir"):
+        recipe.main(["--base", place])
+    verify_artifact(tmp_path / place, kind="base")
 
 
 def test_running_it_again_gives_the_same_prices_and_leaves_other_files_alone(

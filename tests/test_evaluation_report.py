@@ -193,6 +193,19 @@ def test_examples_show_the_whole_forecast_and_end_with_it(panel: Panel, found: F
     assert last_drawn == part["timestamp"].max() < panel.frame[names.TIMESTAMP].max()
 
 
+def test_examples_are_found_although_all_that_sells_well_was_once_sold_out(
+    panel: Panel, found: ForecastEvaluation
+) -> None:
+    steps = found.steps[found.steps["window"] == 0].copy()
+    slowest = steps.groupby("item_id")["units"].sum().idxmin()
+    last = steps["timestamp"] == steps["timestamp"].max()
+    steps.loc[last & (steps["item_id"] != slowest), "scored"] = False
+    titles = [axes.get_title(loc="left") for axes in plot_examples(steps, panel.frame, "pricing_fm").axes]
+    shown = dict(title.split(": ") for title in titles if title)
+    assert "best" in shown
+    assert slowest not in shown.values()
+
+
 def test_the_forecast_report_names_data_and_period(tmp_path: Path, panel: Panel, found: ForecastEvaluation) -> None:
     page = write_forecast_report(tmp_path, found.rows, found, panel, demand_curves()).read_text(encoding="utf-8")
     assert f"{panel.last_observed:%d %b %Y}" in page

@@ -170,6 +170,7 @@ def test_a_saved_network_carries_all_of_its_code(
         "processing_pricing_fm.py",
         "price_evidence.py",
         "local_forecast.py",
+        "window_statistics.py",
         "hidden_demand_evidence.py",
         "calendar_features.py",
         "hashing.py",

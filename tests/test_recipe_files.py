@@ -14,7 +14,17 @@ from accelerate.commands.config.config_args import load_config_from_file
 from pricing_fm.guardrails import load_guardrails
 from pricing_fm.panel import load_panel
 from pricing_fm.recipe import read_recipe, resolved_recipe
-from recipes import adapt, build_corpus, elasticity, evaluate, fit_market, pretrain, randomised_prices, simulate
+from recipes import (
+    ablation,
+    adapt,
+    build_corpus,
+    elasticity,
+    evaluate,
+    fit_market,
+    pretrain,
+    randomised_prices,
+    simulate,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "recipes"
@@ -32,6 +42,7 @@ NEEDED = {
     build_corpus: ["--output_dir", "out"],
     elasticity: ["--output_dir", "out"],
     randomised_prices: ["--base", "base", "--output_dir", "out"],
+    ablation: ["--output_dir", "out"],
 }
 # A file that names these leaves out the others.
 INSTEAD = {"stores": "panels"}
@@ -47,9 +58,8 @@ class Understood(Exception):
 
 
 def owner_of(path: Path) -> ModuleType:
-    """A file is named after its recipe; the demo's files after what they are for."""
+    """A file is named after its recipe; the demo's file after what it is for."""
     special = {
-        "demo": "pretrain",
         "demo_adapt": "adapt",
         "fit_market": "fit_market",
         "base": "pretrain",
@@ -64,6 +74,7 @@ def owner_of(path: Path) -> ModuleType:
         "build_corpus": build_corpus,
         "elasticity": elasticity,
         "randomised": randomised_prices,
+        "ablation": ablation,
     }
     return owners[special.get(path.stem, path.stem.split("_")[0])]
 
@@ -87,7 +98,7 @@ def label(path: Path) -> str:
 def test_no_file_is_forgotten() -> None:
     assert len(TOPOLOGIES) == 5
     assert len(RULES) == 1
-    assert len(SETTINGS) >= 26
+    assert len(SETTINGS) >= 27
     assert {owner_of(path) for path in SETTINGS} == set(NEEDED)
 
 

@@ -280,8 +280,9 @@ def _choose_examples(part: pd.DataFrame) -> dict[str, str]:
     """Items of best, median and worst relative loss among the better-selling half; small sellers are all noise."""
     scored = part[part["scored"].astype(bool)]
     sums = scored.groupby("item_id").agg(loss=("loss", "sum"), units=("units", "sum"), n=("loss", "size"))
-    sums = sums[(sums["units"] >= sums["units"].median()) & (sums["n"] == sums["n"].max())]
-    ranked = list((sums["loss"] / sums["units"]).sort_values().index)
+    half = sums[sums["units"] >= sums["units"].median()]
+    complete = half[half["n"] == half["n"].max()]
+    ranked = list((complete["loss"] / complete["units"]).sort_values().index)
     labels = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
     chosen: dict[str, str] = {}
     for label, place in labels.items():

@@ -41,6 +41,9 @@ class AdaptArguments:
         window_length (`int`): Future steps of a demand window, cut to what the weeks allow.
         batch_size (`int`): Windows per step.
         holdout_share (`float`): Last share of the visible weeks that decides how many demand steps are taken.
+        strength (`float`): Share of what the demand side has learned that is kept; below 1 averages base and adapted
+            weights, which holds better where the future differs from the past (Wortsman et al. 2022, arXiv:2109.01903).
+        loss_bend (`float`): As in `PricingFMConfig`. Straight by default: the items of a panel are no wild mixture.
     """
 
     weeks: int | None = field(default=None, metadata={"help": "visible history in weeks of 7 days; default: all"})
@@ -55,6 +58,12 @@ class AdaptArguments:
     window_length: int = field(default=8, metadata={"help": "future steps of a demand window"})
     batch_size: int = field(default=32, metadata={"help": "windows per step"})
     holdout_share: float = field(default=0.25, metadata={"help": "last share of weeks that decides when to stop"})
+    strength: float = field(
+        default=1.0, metadata={"help": "share of what the demand side has learned that is kept, above 0 and up to 1"}
+    )
+    loss_bend: float = field(
+        default=0.0, metadata={"help": "multiple of usual sales above which errors count by their logarithm; 0 = none"}
+    )
 
     def __post_init__(self) -> None:
         if self.weeks is not None and self.weeks < 0:
@@ -65,6 +74,10 @@ class AdaptArguments:
             raise ValueError("--demand_steps, --policy_steps, --window_length and --batch_size must be at least 1")
         if not 0 < self.holdout_share < 1:
             raise ValueError(f"--holdout_share must be in (0, 1), found {self.holdout_share}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"--strength must be in (0, 1], found {self.strength}")
+        if self.loss_bend < 0:
+            raise ValueError(f"--loss_bend must be 0 or more, found {self.loss_bend}")
 
 
 @dataclass(frozen=True)
@@ -198,9 +211,11 @@ def adapt(
     sides = _Sides(
         network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
     )
+    bend, model.demand_head.loss_bend = model.demand_head.loss_bend, arguments.loss_bend
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = sides.train_demand() if learns_demand else None
     decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
+    model.demand_head.loss_bend = bend
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
@@ -285,7 +300,15 @@ class _Sides:
             source = self._source(add_assortment(build_store(self.panel)), history, ahead, ADAPTATION_TASKS)
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
+            self._weaken()
         return chosen, zero_shot, seconds
+
+    @torch.no_grad()
+    def _weaken(self) -> None:
+        """Keeps the asked-for share of the demand side's change: the product of both factors scales with the second."""
+        for name, parameter in self.trainable.items():
+            if "lora_B" in name and DECISION_HEAD not in name:
+                parameter.mul_(self.arguments.strength)
 
     def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> TrainingResult:
         """Values, behaviour and policy on all visible weeks."""
