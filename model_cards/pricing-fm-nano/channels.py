@@ -25,6 +25,7 @@ IMPUTED, INTERVENTION = INDEX["price_imputed"], INDEX["price_is_intervention"]
 PROMOTIONS, KNOWN, PAST = slice(7, 11), slice(11, 15), slice(15, 19)
 PRICES = [PRICE, LIST, INDEX["competitor_price"], COST]
 
+CLIP = 8.0  # largest absolute value of an input
 # Log price ratios are divided by this: a 25 % move becomes about one.
 PRICE_SCALE = 0.25
 
@@ -54,3 +55,20 @@ def observed_units(channels: np.ndarray) -> np.ndarray:
 def sold_out(channels: np.ndarray) -> np.ndarray:
     """True where the whole stock was sold: `(B, T, channels)` -> `(B, T)`; demand was at least that."""
     return channels[..., UNITS] >= channels[..., INVENTORY]
+
+
+def scale_covariate(values: np.ndarray, past: np.ndarray) -> np.ndarray:
+    """Shares and flags as they are; other numbers relative to their own mean size in the past, no centring.
+
+    Args:
+        values (`(B, periods)` or `(B, periods, columns)`): Raw, NaN = missing.
+        past (`(B, T)` or `(B, T, columns)`): What they are measured against.
+
+    Returns:
+        As `values`.
+    """
+    size = np.where(np.isfinite(past), np.abs(past), 0.0)
+    is_share = (size.max(1, initial=0.0) <= 1.0)[:, None]
+    mean = size.sum(1) / np.maximum(np.isfinite(past).sum(1), 1)
+    relative = np.arcsinh(values / np.maximum(mean, 1e-6)[:, None])
+    return np.where(is_share, np.clip(values, -CLIP, CLIP), relative)

@@ -126,10 +126,9 @@ class PricingFMConfig(PreTrainedConfig):
         if levels != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
             raise ValueError(f"quantile_levels must increase strictly inside (0, 1), found {levels}")
         losses = {name: getattr(self, f"{name}_loss_weight") for name in ("count", "elasticity", "behavior", "patch")}
-        if min(losses.values()) < 0 or not self.loss_bend > 0:
-            raise ValueError(
-                f"weights of losses must be 0 or more, found {losses}; loss_bend above 0: {self.loss_bend}"
-            )
+        losses["loss_bend"] = self.loss_bend
+        if min(losses.values()) < 0:
+            raise ValueError(f"weights of losses and loss_bend must be 0 or more, found {losses}")
         counts = {name: getattr(self, name) for name in ("num_response_members", "carry_over_length", "num_rungs")}
         if min(counts.values()) < 1:
             raise ValueError(f"expected 1 or more of each, found {counts}")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .channels import CLIP, KNOWN, PROMOTIONS, UNITS, own_prices, scale_covariate, sold_out
+from .window_statistics import WindowStatistics
+
 # Per future step: the regression, the same on the recent level, what was missing a season ago, similar periods, and how
 # many of those there are. Per item: slope over 3, log standard error, log residual deviation, recent level.
 NUM_LOCAL_CHANNELS, NUM_LOCAL_EVIDENCE = 5, 4
@@ -50,6 +53,34 @@ class LocalSeries:
     covariates: np.ndarray
     calendar: np.ndarray
     season: np.ndarray
+
+
+def read_local_series(
+    past: np.ndarray, future: np.ndarray, statistics: WindowStatistics, calendar: np.ndarray, season: np.ndarray
+) -> LocalSeries:
+    """The series of raw windows.
+
+    Args:
+        past (`(B, T, channels)`): Raw channels.
+        future (`(B, H, channels)`): Raw channels; prices and units are not read.
+        statistics (`WindowStatistics`): Of the past.
+        calendar (`(B, T + H, 18)`): From `calendar_features`.
+        season (`(B,)`, int): From `season_lengths`.
+
+    Returns:
+        `LocalSeries`.
+    """
+    usable = statistics.observed & ~sold_out(past)
+    both = np.concatenate([past, future], axis=1)
+    return LocalSeries(
+        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
+        usable=np.where(usable.any(1, keepdims=True), usable, statistics.observed),
+        log_prices=np.log(own_prices(past) / statistics.reference[:, None]),
+        promotions=np.clip(both[..., PROMOTIONS], 0.0, 1.0),
+        covariates=np.clip(scale_covariate(both[..., KNOWN], past[..., KNOWN]), -CLIP, CLIP),
+        calendar=calendar,
+        season=season,
+    )
 
 
 def season_lengths(frequency: np.ndarray) -> np.ndarray:

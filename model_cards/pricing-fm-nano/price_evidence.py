@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .channels import COST, PROMOTIONS, UNITS, own_prices, sold_out
+from .window_statistics import WindowStatistics
+
 NUM_EVIDENCE = 9
 # Third regression (5), means of both over the siblings, number of siblings.
 NUM_INDEX_EVIDENCE = 5
@@ -39,6 +42,28 @@ class LoggedSeries:
     promoted: np.ndarray
     log_costs: np.ndarray
     usable: np.ndarray
+
+
+def read_logged_series(past: np.ndarray, statistics: WindowStatistics) -> LoggedSeries:
+    """The series of raw windows.
+
+    Args:
+        past (`(B, T, channels)`): Raw channels.
+        statistics (`WindowStatistics`): Of the past.
+
+    Returns:
+        `LoggedSeries`.
+    """
+    log_prices = np.log(own_prices(past) / statistics.reference[:, None])
+    with np.errstate(divide="ignore"):  # a cost of zero says nothing
+        log_costs = np.log(past[..., COST].astype(np.float64) / statistics.reference[:, None])
+    return LoggedSeries(
+        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
+        log_prices=log_prices,
+        promoted=np.nan_to_num(past[..., PROMOTIONS]).max(-1),
+        log_costs=np.where(np.isfinite(log_costs), log_costs, np.nan),
+        usable=statistics.observed & np.isfinite(log_prices) & ~sold_out(past),
+    )
 
 
 def price_evidence(series: LoggedSeries) -> np.ndarray:

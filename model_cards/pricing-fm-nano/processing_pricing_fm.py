@@ -5,7 +5,7 @@ and multiplying prices or units by a constant changes no ratio. Candidate prices
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import FeatureExtractionMixin
 
 from .calendar_features import NUM_TIME_FEATURES, calendar_features
 from .channels import (
+    CLIP,
     COST,
     INDEX,
     INTERVENTION,
@@ -40,13 +41,27 @@ from .channels import (
     UNITS,
     observed_units,
     own_prices,
+    scale_covariate,
     sold_out,
 )
 from .hashing import bootstrap_weights, stable_bucket
 from .hidden_demand_evidence import NUM_HIDDEN_DEMAND_EVIDENCE, hidden_demand_evidence, read_sales_record
-from .local_forecast import NUM_LOCAL_CHANNELS, NUM_LOCAL_EVIDENCE, LocalSeries, local_forecast, season_lengths
-from .price_evidence import NUM_EVIDENCE, NUM_SIBLING_EVIDENCE, LoggedSeries, price_evidence, sibling_evidence
+from .local_forecast import (
+    NUM_LOCAL_CHANNELS,
+    NUM_LOCAL_EVIDENCE,
+    local_forecast,
+    read_local_series,
+    season_lengths,
+)
+from .price_evidence import (
+    NUM_EVIDENCE,
+    NUM_SIBLING_EVIDENCE,
+    price_evidence,
+    read_logged_series,
+    sibling_evidence,
+)
 from .recursion import states_before
+from .window_statistics import WindowStatistics, find_references, read_statistics
 
 COVARIATE_CHOICES: dict[str, tuple[str, ...]] = {
     "both": (),
@@ -59,26 +74,8 @@ COVARIATE_CHOICES["none"] = COVARIATE_CHOICES["price"] + COVARIATE_CHOICES["flag
 # What is computed from the past beside the past itself; a network may be trained without some of it.
 EVIDENCE = ("local_forecast", "hidden_demand", "price", "siblings")
 
-REFERENCE_PERIODS = 26  # the reference price is the median of the last observed prices, so that it follows inflation
-SCALE_FLOOR = 0.05  # units per period, where a unit is the smallest sale (at most 1)
-CLIP = 8.0
 RECENT_PERIODS = 8
 NUM_DECISION_FEATURES = 8
-
-
-@dataclass(frozen=True)
-class WindowStatistics:
-    """What a window's own past says about its level.
-
-    Args:
-        observed (`(B, T)`, bool): Past periods whose units say something about demand.
-        scale (`(B,)`): Units per period.
-        reference (`(B,)`): Reference price, currency; NaN where no price was ever seen.
-    """
-
-    observed: np.ndarray
-    scale: np.ndarray
-    reference: np.ndarray
 
 
 class PricingFMProcessor(FeatureExtractionMixin):
@@ -144,7 +141,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
             masked where `future` holds no units.
         """
         past, future = self._hide(windows.past), self._hide(windows.future)
-        statistics = self._statistics(past, future)
+        statistics = read_statistics(past, future, self.default_scale)
         values, mask = _past_channels(past, statistics)
         frequency = windows.static_categories[:, 0]
         past_calendar = _calendar(windows.past_timestamps, frequency)
@@ -191,11 +188,11 @@ class PricingFMProcessor(FeatureExtractionMixin):
             for size in (NUM_EVIDENCE, NUM_SIBLING_EVIDENCE, NUM_LOCAL_EVIDENCE, NUM_HIDDEN_DEMAND_EVIDENCE)
         )
         if "price" not in left_out:
-            price = price_evidence(_logged_series(past, statistics))
+            price = price_evidence(read_logged_series(past, statistics))
         if siblings is not None and "siblings" not in left_out:
             others = siblings
         if "local_forecast" not in left_out:
-            local, fit = local_forecast(_local_series(past, future, statistics, calendar, season))
+            local, fit = local_forecast(read_local_series(past, future, statistics, calendar, season))
         if "hidden_demand" not in left_out:
             hidden = hidden_demand_evidence(read_sales_record(past, statistics.observed, statistics.reference))
         return local, np.concatenate([price, others, fit, hidden], axis=1)
@@ -213,7 +210,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
             `(B, 20)`: For the call of the processor, together or in parts; NaN where there are none.
         """
         past = self._hide(windows.past)
-        series = _logged_series(past, self._statistics(past, self._hide(windows.future)))
+        series = read_logged_series(past, read_statistics(past, self._hide(windows.future), self.default_scale))
         usable = series.usable & ~(past[..., INTERVENTION] > 0)
         return sibling_evidence(replace(series, usable=usable), groups)
 
@@ -230,7 +227,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
         Returns:
             `(B,)`: Currency.
         """
-        return np.nan_to_num(_reference(past, future), nan=1.0)
+        return np.nan_to_num(find_references(past, future), nan=1.0)
 
     def _hide(self, channels: np.ndarray) -> np.ndarray:
         hidden = [INDEX[name] for name in COVARIATE_CHOICES[self.covariates]]
@@ -239,17 +236,6 @@ class PricingFMProcessor(FeatureExtractionMixin):
         channels = channels.copy()
         channels[..., hidden] = np.nan
         return channels
-
-    def _statistics(self, past: np.ndarray, future: np.ndarray) -> WindowStatistics:
-        observed = observed_units(past)
-        # Sold-out periods say too little, so they only count where there is nothing else.
-        in_stock = observed & ~sold_out(past)
-        used = np.where(np.any(in_stock, axis=1, keepdims=True), in_stock, observed)
-        units = np.where(used, past[..., UNITS], 0.0).astype(np.float64)
-        count = used.sum(1)
-        smallest = np.where(units > 0, units, 1.0).min(1, initial=1.0)
-        scale = np.maximum(units.sum(1) / np.maximum(count, 1), SCALE_FLOOR * smallest)
-        return WindowStatistics(observed, np.where(count > 0, scale, self.default_scale), _reference(past, future))
 
     def _categories(self, static_categories: np.ndarray) -> np.ndarray:
         rows = [
@@ -334,22 +320,6 @@ def _masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.where(mask, values, 0.0).sum(1) / np.maximum(count, 1), np.nan)
 
 
-def _reference(past: np.ndarray, future: np.ndarray) -> np.ndarray:
-    prices = own_prices(past)
-    reference = np.full(len(past), np.nan)
-    for row, series in enumerate(prices):
-        charged = series[np.isfinite(series)][-REFERENCE_PERIODS:]
-        if len(charged):
-            reference[row] = np.sort(charged)[(len(charged) - 1) // 2]
-            continue
-        listed = past[row, :, LIST][np.isfinite(past[row, :, LIST])]
-        # The first planned one, not the last: a forecast must not depend on how many later steps are asked for.
-        planned = future[row, :, LIST][np.isfinite(future[row, :, LIST])]
-        if len(listed) or len(planned):
-            reference[row] = listed[-1] if len(listed) else planned[0]
-    return reference
-
-
 def _units_are_whole(past: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """True where no fraction of a unit was ever sold, `(B,)`."""
     units = np.where(observed, past[..., UNITS], 0.0)
@@ -361,24 +331,15 @@ def _log_ratio(prices: np.ndarray, reference: np.ndarray) -> np.ndarray:
         return np.clip(np.log(prices / _per_item(reference, prices)) / PRICE_SCALE, -CLIP, CLIP)
 
 
-def _covariate(values: np.ndarray, past: np.ndarray) -> np.ndarray:
-    """Shares and flags as they are; other numbers relative to their own mean size in the past, no centring."""
-    size = np.where(np.isfinite(past), np.abs(past), 0.0)
-    is_share = (size.max(1, initial=0.0) <= 1.0)[:, None]
-    mean = size.sum(1) / np.maximum(np.isfinite(past).sum(1), 1)
-    relative = np.arcsinh(values / np.maximum(mean, 1e-6)[:, None])
-    return np.where(is_share, np.clip(values, -CLIP, CLIP), relative)
-
-
 def _past_channels(past: np.ndarray, statistics: WindowStatistics) -> tuple[np.ndarray, np.ndarray]:
     observed, scale = statistics.observed, statistics.scale[:, None]
     values = np.empty((*past.shape[:2], NUM_PAST_CHANNELS))
     values[..., 0] = np.arcsinh(np.where(observed, past[..., UNITS], np.nan) / scale)
     values[..., 1:5] = _log_ratio(past[..., PRICES], statistics.reference)
     values[..., 5] = np.arcsinh(past[..., INVENTORY] / scale)
-    values[..., 6] = _covariate(past[..., TRAFFIC], past[..., TRAFFIC])
+    values[..., 6] = scale_covariate(past[..., TRAFFIC], past[..., TRAFFIC])
     generic = slice(PROMOTIONS.start, PAST.stop)
-    values[..., generic] = _covariate(past[..., generic], past[..., generic])
+    values[..., generic] = scale_covariate(past[..., generic], past[..., generic])
     knows_stock = np.isfinite(past[..., INVENTORY]) & observed
     values[..., SOLD_OUT_CHANNEL] = np.where(knows_stock, sold_out(past), np.nan)
     is_alive = np.isfinite(past).any(-1)
@@ -393,7 +354,7 @@ def _future_channels(
     values = np.full((*future.shape[:2], NUM_KNOWN_CHANNELS), np.nan)
     values[..., LIST_SLOT] = _log_ratio(future[..., LIST], statistics.reference)
     values[..., PROMOTION_SLOTS] = np.clip(future[..., PROMOTIONS], -CLIP, CLIP)
-    values[..., KNOWN_SLOTS] = _covariate(future[..., KNOWN], past[..., KNOWN])
+    values[..., KNOWN_SLOTS] = scale_covariate(future[..., KNOWN], past[..., KNOWN])
     values[..., INTERVENTION_SLOT] = np.nan_to_num(future[..., INTERVENTION])  # a log without the mark is a log
     # Only that a price is known: its value is a candidate.
     knows_price = np.isfinite(future[..., PRICE]) & np.isfinite(statistics.reference)[:, None]
@@ -403,41 +364,6 @@ def _future_channels(
     values[..., LOCAL_SLOTS] = local
     mask = np.isfinite(values)
     return np.nan_to_num(values), mask
-
-
-def _local_series(
-    past: np.ndarray,
-    future: np.ndarray,
-    statistics: WindowStatistics,
-    calendar: np.ndarray,
-    season: np.ndarray,
-) -> LocalSeries:
-    """Past and plan as local forecasts read them."""
-    usable = statistics.observed & ~sold_out(past)
-    both = np.concatenate([past, future], axis=1)
-    return LocalSeries(
-        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
-        usable=np.where(usable.any(1, keepdims=True), usable, statistics.observed),
-        log_prices=np.log(own_prices(past) / statistics.reference[:, None]),
-        promotions=np.clip(both[..., PROMOTIONS], 0.0, 1.0),
-        covariates=np.clip(_covariate(both[..., KNOWN], past[..., KNOWN]), -CLIP, CLIP),
-        calendar=calendar,
-        season=season,
-    )
-
-
-def _logged_series(past: np.ndarray, statistics: WindowStatistics) -> LoggedSeries:
-    """The past as regressions read it."""
-    log_prices = np.log(own_prices(past) / statistics.reference[:, None])
-    with np.errstate(divide="ignore"):  # a cost of zero says nothing
-        log_costs = np.log(past[..., COST].astype(np.float64) / statistics.reference[:, None])
-    return LoggedSeries(
-        units=past[..., UNITS].astype(np.float64) / statistics.scale[:, None],
-        log_prices=log_prices,
-        promoted=np.nan_to_num(past[..., PROMOTIONS]).max(-1),
-        log_costs=np.where(np.isfinite(log_costs), log_costs, np.nan),
-        usable=statistics.observed & np.isfinite(log_prices) & ~sold_out(past),
-    )
 
 
 def _static_reals(
