@@ -74,6 +74,10 @@ class DataArguments:
         default=(1.0,),
         metadata={"help": "Probability that a step reads the whole context, its half, its quarter, ..."},
     )
+    intervention_probability: float = field(
+        default=0.5,
+        metadata={"help": "Share of simulated windows that begin where prices begin to be drawn at random."},
+    )
     batch_size: int = field(
         default=64, metadata={"help": "Windows of a step, over all processes and micro-batches together."}
     )
@@ -196,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         minimum_history=data.minimum_history,
         history_shares=data.history_shares,
         patch_length=model.config.patch_length,
+        intervention_probability=data.intervention_probability,
     )
     validation_batches = build_validation(cuts, processor, data, accelerator.is_main_process)
     result = train(model, batch_source, optim, loop, output, validation_batches, accelerator)

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
-from pricing_fm.models.channels import INDEX, PRICE_SLOT
-from pricing_fm.models.demand_head import MAX_CARRY_OVER, PriceResponse
+from pricing_fm.models.channels import INDEX, PRICE_SLOT, SLOPE_COLUMNS, SLOPE_SCALE
+from pricing_fm.models.demand_head import MAX_CARRY_OVER, NUM_STARTS, PriceResponse, starting_points
+from pricing_fm.models.hidden_demand_evidence import hidden_demand_evidence, read_sales_record
 from pricing_fm.models.outputs import DemandOutput
+from pricing_fm.models.window_statistics import read_statistics
 from pricing_fm.panel import RawWindows
 
 Batch = dict[str, torch.Tensor]
@@ -59,7 +61,7 @@ def test_the_response_to_one_weeks_price_falls_along_the_ladder_and_is_zero_at_t
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     response = random_response(spread, generator)
-    hidden = torch.randn(3, 4, 32, generator=generator)
+    hidden = torch.randn(3, 4, 32 + NUM_STARTS, generator=generator)
     past, path = torch.randn(3, 4, generator=generator) * 0.2, torch.randn(3, 4, generator=generator) * 0.2
     rungs = LADDER.expand(3, 4, -1)
     with torch.no_grad():
@@ -81,7 +83,7 @@ def random_response(spread: float, generator: torch.Generator) -> PriceResponse:
 
 def test_discounts_of_earlier_weeks_take_demand_away_and_never_more_than_half_of_the_response() -> None:
     generator = torch.Generator().manual_seed(0)
-    response, hidden = random_response(2.0, generator), torch.randn(2, 6, 32, generator=generator)
+    response, hidden = random_response(2.0, generator), torch.randn(2, 6, 32 + NUM_STARTS, generator=generator)
     regular, discounted = torch.zeros(2, 4), torch.full((2, 4), -0.3)
     path = torch.zeros(2, 1, 6)
     with torch.no_grad():
@@ -96,7 +98,7 @@ def test_discounts_of_earlier_weeks_take_demand_away_and_never_more_than_half_of
 
 def test_one_step_on_the_ladder_agrees_with_the_whole_path() -> None:
     generator = torch.Generator().manual_seed(0)
-    response, hidden = random_response(0.5, generator), torch.randn(2, 4, 32, generator=generator)
+    response, hidden = random_response(0.5, generator), torch.randn(2, 4, 32 + NUM_STARTS, generator=generator)
     past, path = torch.randn(2, 4, generator=generator) * 0.2, torch.randn(2, 4, generator=generator) * 0.2
     rungs = LADDER[:5].expand(2, 4, 5)
     with torch.no_grad():
@@ -107,6 +109,52 @@ def test_one_step_on_the_ladder_agrees_with_the_whole_path() -> None:
                 moved[:, step] = LADDER[rung]
                 whole = response(hidden, moved[:, None], past)[0][:, 0]
                 torch.testing.assert_close(on_ladder[:, rung, :, step], whole[..., step], rtol=1e-5, atol=1e-6)
+
+
+def test_heads_that_believe_an_items_own_estimates_answer_with_them(build_tiny_model: Build) -> None:
+    model = build_tiny_model(spread=0.0)
+    head = model.demand_head
+    forecast, slopes = torch.tensor([[0.5, 2.0], [1.0, 3.0]]), torch.tensor([[-1.2, -3.0], [-0.4, -2.0]])
+    known = torch.ones(2, 2, dtype=torch.bool)
+    starts = starting_points(torch.asinh(forecast), slopes, known, known)
+    states = torch.cat([torch.zeros(2, 2, model.config.hidden_size), starts], dim=-1)
+    with torch.no_grad():
+        for layer in (head.level_head, head.response.slope_head):
+            layer.weight.zero_()
+        head.level_head.bias.fill_(30.0)
+        level = head.base_quantiles(states) / head.base_quantiles(torch.zeros_like(states))
+        log_mean = head.count_parameters(states)[0] - head.count_parameters(torch.zeros_like(states))[0]
+        torch.testing.assert_close(level, forecast[..., None].expand_as(level), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(log_mean.exp(), forecast, rtol=1e-5, atol=1e-6)
+        head.response.response_head.weight.zero_()
+        for place in (0, 1):
+            head.response.slope_head.bias.copy_(30.0 * torch.nn.functional.one_hot(torch.tensor(place + 1), 3))
+            weights, _ = head.response.weights(states)
+            wanted = -slopes[:, place, None, None].expand(weights.shape[:-1])
+            torch.testing.assert_close(weights[..., 0], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_without_estimates_heads_start_from_the_items_mean_and_a_plain_elasticity() -> None:
+    nothing = torch.zeros(2, 2, dtype=torch.bool)
+    starts = starting_points(torch.zeros(2, 2), torch.zeros(2, 2), nothing, nothing)
+    assert starts.shape == (2, 2, NUM_STARTS)
+    assert torch.equal(starts, torch.zeros_like(starts))
+
+
+def test_the_slopes_that_heads_start_from_are_those_of_the_regression_and_the_hidden_demand_model(
+    tiny_processor: PricingFMProcessor, tiny_windows: RawWindows
+) -> None:
+    batch = tiny_processor(tiny_windows)
+    statistics = read_statistics(tiny_windows.past, tiny_windows.future, tiny_processor.default_scale)
+    record = read_sales_record(tiny_windows.past, statistics.observed, statistics.reference)
+    hidden = torch.from_numpy(hidden_demand_evidence(record)[:, 0]).float()
+    found = batch["static_real_features"][:, SLOPE_COLUMNS]
+    torch.testing.assert_close(found[:, 1] * SLOPE_SCALE, hidden * 3.0, rtol=1e-5, atol=1e-6)
+    for place, left_out in enumerate(("local_forecast", "hidden_demand")):
+        blind = PricingFMProcessor(**{**tiny_processor.to_dict(), "left_out_evidence": [left_out]})(tiny_windows)
+        mask = blind["static_real_mask"][:, SLOPE_COLUMNS]
+        assert not mask[:, place].any()
+        assert mask[:, 1 - place].all()
 
 
 def test_the_closed_form_elasticity_is_the_slope_of_the_curve(build_tiny_model: Build, tiny_batch: Batch) -> None:

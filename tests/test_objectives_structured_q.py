@@ -32,6 +32,9 @@ def constant_elasticity_(model: PricingFMForPolicy, elasticity: float) -> Pricin
         for head in (response.response_head, response.carry_head):
             head.weight.zero_()
             head.bias.fill_(-30.0)
+        # Nothing of the item's own estimates.
+        response.slope_head.weight.zero_()
+        response.slope_head.bias.copy_(torch.tensor([30.0, -30.0, -30.0]))
         response.response_head.bias.unflatten(0, (response.members, -1))[:, 0] = math.log(math.expm1(elasticity))
     return model
 

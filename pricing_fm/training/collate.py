@@ -121,6 +121,7 @@ class PretrainBatchSource:
         history_shares (`Sequence[float]`): Probability that a step reads the whole context, its half, its quarter, and
             so on; each a whole number of patches.
         patch_length (`int`): Periods of a patch.
+        intervention_probability (`float`): As in `WindowSampler`.
 
     Raises:
         ValueError: If the shares are no probabilities.
@@ -138,6 +139,7 @@ class PretrainBatchSource:
         minimum_history: int = 8,
         history_shares: Sequence[float] = (1.0,),
         patch_length: int = 4,
+        intervention_probability: float = 0.5,
     ) -> None:
         if not history_shares or min(history_shares) < 0 or abs(sum(history_shares) - 1) > 1e-6:
             raise ValueError(f"history_shares is {list(history_shares)}; expected probabilities that sum to 1")
@@ -156,6 +158,7 @@ class PretrainBatchSource:
             prediction_length,
             seed,
             minimum_history=minimum_history,
+            intervention_probability=intervention_probability,
         )
 
     def batch(
