@@ -14,6 +14,7 @@ from pricing_fm.markets.corpus import (
 )
 from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
+from pricing_fm.markets.manager_habits import DEMAND_FOLLOWER
 from pricing_fm.markets.managers import ManagerSettings
 from pricing_fm.markets.record_keeping import RecordSettings, keep_records
 from pricing_fm.panel import load_store, save_store
@@ -131,6 +132,20 @@ def test_held_out_managers_never_appear_and_followers_of_demand_do() -> None:
     found = {manager for _, log, _ in simulate_corpus(SMALL) for manager in log.truth["manager"].unique()}
     assert "noisy_expert" not in found
     assert "demand_follower" in found
+
+
+def test_strong_confounding_of_both_signs_and_products_without_siblings_are_no_rarity() -> None:
+    settings = CorpusSettings(families=("retail/shop",), num_items=2400, items_per_log=60, seed=5)
+    logs = [log for _, log, _ in simulate_corpus(settings)]
+    follows = [np.where(log.habits.manager == DEMAND_FOLLOWER, log.habits.confounding[:, 0, 0], 0.0) for log in logs]
+    markets = np.concatenate(follows)
+    assert (markets != 0).mean() > 0.6
+    assert (markets < -0.5).mean() > 0.15
+    assert (markets > 0.5).mean() > 0.15
+    alone = np.array([log.parameters.shape[1] == 1 for log in logs])
+    assert 0.1 < alone.mean() < 0.6
+    shock = np.concatenate([np.ravel(log.parameters.shock.scale) for log in logs])
+    assert (shock > 0.3).mean() > 0.1
 
 
 def test_training_seeds_never_reach_those_of_evaluation() -> None:

@@ -28,6 +28,14 @@ def test_the_panel_loads_as_a_panel():
     assert panel.schema.promotions == ("promotion",)
 
 
+@pytest.mark.parametrize("family", DOMAINS["retail"].families)
+def test_an_assortment_of_one_product_sells_in_every_family(family):
+    log = _log(RetailSettings(num_products=1), ManagerSettings(names=("epsilon_ladder",)), family=family)
+    assert np.isfinite(log.panel["units"]).all()
+    assert log.panel["units"].sum() > 0
+    assert np.isfinite(log.truth["mean_demand"]).all()
+
+
 def test_panel_and_truth_agree_row_for_row():
     log = _log()
     panel, truth = log.panel, log.truth

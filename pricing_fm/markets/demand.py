@@ -237,7 +237,8 @@ class NestedLogitDemand(Demand):
         inclusive = (attraction[..., None] * self.membership).sum(axis=1, keepdims=True)
         nest = inclusive**self.dissimilarity
         chosen = nest / (1.0 + nest.sum(axis=-1, keepdims=True))
-        within = attraction[..., None] * self.membership / inclusive
+        # An assortment of one product leaves a nest empty.
+        within = attraction[..., None] * self.membership / np.where(inclusive > 0.0, inclusive, 1.0)
         return (within * chosen).sum(axis=-1)
 
 
