@@ -17,7 +17,15 @@ from pricing_fm.panel import Panel
 from pricing_fm.policy import load_base
 from pricing_fm.policy.engine import share_weights
 from pricing_fm.training import adapt as adapting
-from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, AdaptOptimArguments, adapt, visible_panel
+from pricing_fm.training.adapt import (
+    AdaptArguments,
+    AdaptationResult,
+    AdaptOptimArguments,
+    DemandLearner,
+    adapt,
+    usual_scale,
+    visible_panel,
+)
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
 from pricing_fm.training.policy_learning import PolicyArguments
 from tests.policy_artifacts import panel_of, quick_collections, sales_log, write_base
@@ -117,6 +125,24 @@ def test_half_the_strength_keeps_half_of_what_demand_has_learned_and_all_decisio
         whole, half = (run(panel, replace(SHORT, objective=objective, strength=kept)) for kept in (1.0, 0.5))
         for name, tensor in whole.after.items():
             torch.testing.assert_close(half.after[name], tensor * (share if "lora_B" in name else 1.0))
+
+
+def test_with_a_volume_exponent_of_one_every_unit_sold_counts_alike(build_tiny_model, tiny_batch) -> None:
+    model = build_tiny_model(PricingFMForPolicy)
+    with torch.no_grad():
+        losses = model.demand_loss(model.encode(tiny_batch), tiny_batch)[0]
+        alike, by_units = (DemandLearner(model, model, power, 4.0)(**tiny_batch).loss for power in (0.0, 1.0))
+    torch.testing.assert_close(alike, losses.mean())
+    torch.testing.assert_close(by_units, (losses * tiny_batch["scale"] / 4.0).mean())
+    assert not torch.isclose(alike, by_units)
+
+
+def test_weights_by_volume_are_one_on_average(panel: Panel) -> None:
+    means = panel.frame.groupby("item_id")["units"].mean()
+    for power in (0.5, 1.0):
+        usual = usual_scale(panel, AdaptArguments(volume_exponent=power))
+        assert ((means / usual) ** power).mean() == pytest.approx(1.0)
+    assert usual_scale(panel, AdaptArguments()) == 1.0
 
 
 @pytest.mark.parametrize("objective", ["forecast", "policy"])
@@ -323,6 +349,8 @@ def test_every_algorithm_trains_its_heads(run, panel: Panel, algorithm: str) -> 
         {"strength": 0.0},
         {"strength": 1.5},
         {"loss_bend": -1.0},
+        {"volume_exponent": 1.5},
+        {"holdout_windows": 0},
     ],
 )
 def test_impossible_arguments_are_refused(arguments) -> None:

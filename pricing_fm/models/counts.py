@@ -10,7 +10,7 @@ MAX_EXACT_STOCK = 1024
 MAX_EXACT_COUNT = 1024
 CELL_GROWTH = 1.005
 LARGEST_MEAN = 1e9
-# A sell-out more standard deviations beyond what was expected pulls no harder: its gradient would leave single precision.
+# A sell-out that is further beyond expectation, in standard deviations, pulls no harder: gradients have to stay finite.
 LARGEST_SURPRISE = 1e4
 # Numbers per chunk of the quantiles' table: 8 MiB of float64 each.
 CHUNK_SIZE = 2**20

@@ -191,7 +191,7 @@ class DemandHead(nn.Module):
         return torch.sigmoid(self.level_head(hidden).float())[..., 0] * starts[..., 0]
 
     def base_quantiles(self, states: torch.Tensor) -> torch.Tensor:
-        """Quantiles at the reference price over the scale, never negative or crossing: `(..., size + 3) -> (..., Q)`."""
+        """Quantiles at the reference price over the scale, 0 or more, not crossing: `(..., size + 3) -> (..., Q)`."""
         increments = functional.softplus(self.quantile_head(split_starts(states)[0]).float())
         return torch.sinh(increments.cumsum(-1).clamp(max=12.0)) * self.log_level(states).exp()[..., None]
 

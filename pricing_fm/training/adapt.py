@@ -44,6 +44,9 @@ class AdaptArguments:
         strength (`float`): Share of what the demand side has learned that is kept; below 1 averages base and adapted
             weights, which holds better where the future differs from the past (Wortsman et al. 2022, arXiv:2109.01903).
         loss_bend (`float`): As in `PricingFMConfig`. Straight by default: the items of a panel are no wild mixture.
+        volume_exponent (`float`): An item's loss, which is relative to its own mean sales, is weighted with the power
+            of these: 0 = every item counts alike, 1 = every unit sold does, as in a pooled loss.
+        holdout_windows (`int`): Most windows of the holdout.
     """
 
     weeks: int | None = field(default=None, metadata={"help": "visible history in weeks of 7 days; default: all"})
@@ -64,6 +67,10 @@ class AdaptArguments:
     loss_bend: float = field(
         default=0.0, metadata={"help": "multiple of usual sales above which errors count by their logarithm; 0 = none"}
     )
+    volume_exponent: float = field(
+        default=0.0, metadata={"help": "0 = every item counts alike, 1 = every unit sold does; powers in between"}
+    )
+    holdout_windows: int = field(default=512, metadata={"help": "most windows of the holdout"})
 
     def __post_init__(self) -> None:
         if self.weeks is not None and self.weeks < 0:
@@ -78,6 +85,10 @@ class AdaptArguments:
             raise ValueError(f"--strength must be in (0, 1], found {self.strength}")
         if self.loss_bend < 0:
             raise ValueError(f"--loss_bend must be 0 or more, found {self.loss_bend}")
+        if not 0 <= self.volume_exponent <= 1:
+            raise ValueError(f"--volume_exponent must be in [0, 1], found {self.volume_exponent}")
+        if self.holdout_windows < 1:
+            raise ValueError(f"--holdout_windows must be at least 1, found {self.holdout_windows}")
 
 
 @dataclass(frozen=True)
@@ -150,23 +161,38 @@ def _lives_inside(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[begun & unfinished]
 
 
+def usual_scale(panel: Panel, arguments: AdaptArguments) -> float:
+    """Units per period at which an item's weight is the mean weight of all items."""
+    means = panel.frame.groupby(names.ITEM_ID)[names.UNITS].mean().dropna()
+    means = means[means > 0]
+    if not len(means) or arguments.volume_exponent == 0:
+        return 1.0
+    return float((means**arguments.volume_exponent).mean() ** (1 / arguments.volume_exponent))
+
+
 class DemandLearner(nn.Module):
     """The demand loss alone, on the network inside an adapter.
 
     Args:
         network (`nn.Module`): What the optimizer sees.
         model (`PricingFMForPolicy`): The same network without any wrapper.
+        volume_exponent (`float`): As in `AdaptArguments`.
+        usual_scale (`float`): Units per period of an item of weight 1.
     """
 
-    def __init__(self, network: nn.Module, model: PricingFMForPolicy):
+    def __init__(
+        self, network: nn.Module, model: PricingFMForPolicy, volume_exponent: float = 0.0, usual_scale: float = 1.0
+    ):
         super().__init__()
         self.network = network
         self._model = (model,)  # in a tuple: the same parameters must not be registered twice
+        self.volume_exponent, self.usual_scale = volume_exponent, usual_scale
 
     def forward(self, **batch: torch.Tensor) -> DemandOutput:
-        """Mean demand loss of the batch."""
+        """Weighted mean demand loss of the batch."""
         model = self._model[0]
-        loss, parts = model.demand_loss(model.encode(batch), batch)
+        weights = (batch["scale"] / self.usual_scale) ** self.volume_exponent
+        loss, parts = model.demand_loss(model.encode(batch), {**batch, "loss_weights": weights})
         return DemandOutput(loss=loss.mean(), loss_terms=parts)
 
 
@@ -270,7 +296,9 @@ class _Sides:
     def train_demand(self) -> tuple[TrainingResult, float, float]:
         """Chosen run, zero-shot holdout loss, and seconds of both runs."""
         self._train_only(decisions=False)
-        learner = DemandLearner(self.network, self.model)
+        learner = DemandLearner(
+            self.network, self.model, self.arguments.volume_exponent, usual_scale(self.panel, self.arguments)
+        )
         held = max(1, round(self.arguments.holdout_share * self.periods))
         history = max(1, min(8, (self.periods - held) // 2))
         ahead = max(1, min(self.arguments.window_length, self.periods - held - history))
@@ -280,7 +308,7 @@ class _Sides:
             start,
             self.processor,
             min(held, 8),
-            512,
+            self.arguments.holdout_windows,
             self.arguments.batch_size,
             history,
         )
