@@ -15,6 +15,7 @@ from pricing_fm.artifact import CARD, Manifest, read_json, read_manifest
 from pricing_fm.results import RESULTS, ResultRow, Results, read_results
 
 TEMPLATES = Path(__file__).resolve().parent / "card_templates"
+OWN_MODEL = "pricing_fm"  # in result rows
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _SUMMARIES = {
@@ -47,7 +48,10 @@ class CardText:
 
 @dataclass(frozen=True)
 class MeasuredLine:
-    """One line of the card's table: rows that differ only in window and seed, taken together."""
+    """One line of the card's table: what one metric says on one task, windows and seeds taken together.
+
+    `others` names what else was measured there, lowest value first.
+    """
 
     task: str
     split: str
@@ -56,6 +60,7 @@ class MeasuredLine:
     value: str
     interval: str
     count: int
+    others: str
 
 
 def write_card(folder: str | Path, text: CardText, load_from: str | None = None) -> Path:
@@ -100,29 +105,34 @@ def write_card(folder: str | Path, text: CardText, load_from: str | None = None)
 
 
 def summarise_rows(rows: Iterable[ResultRow]) -> list[MeasuredLine]:
-    """Takes rows together that differ only in window and seed.
+    """Takes rows together that differ only in window and seed, and models that were measured side by side.
 
     Args:
         rows (`Iterable[ResultRow]`): Rows of `results.json`.
 
     Returns:
-        `list[MeasuredLine]`: One line per task, category, weeks, split, metric and model, in order of first appearance.
+        `list[MeasuredLine]`: One line per task, category, weeks, split and metric, in order of first appearance; it is
+        about the artifact's own model where that was measured, else about the first one.
     """
-    groups: dict[tuple[str, ...], list[ResultRow]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], dict[str, list[ResultRow]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         task = ", ".join(
             [row.task, *([row.category] if row.category else []), *([f"k = {row.k}"] if row.k is not None else [])]
         )
-        groups[(task, row.split, row.model, row.name)].append(row)
-    return [_measured_line(key, group) for key, group in groups.items()]
+        groups[(task, row.split, row.name)][row.model].append(row)
+    return [_measured_line(key, models) for key, models in groups.items()]
 
 
-def _measured_line(key: tuple[str, ...], rows: list[ResultRow]) -> MeasuredLine:
-    values = [row.value for row in rows]
+def _measured_line(key: tuple[str, str, str], models: dict[str, list[ResultRow]]) -> MeasuredLine:
+    task, split, metric = key
+    own = OWN_MODEL if OWN_MODEL in models else next(iter(models))
+    means = {model: sum(row.value for row in rows) / len(rows) for model, rows in models.items()}
+    rows, values = models[own], [row.value for row in models[own]]
     low, high = (rows[0].lower, rows[0].upper) if len(rows) == 1 else (min(values), max(values))
     interval = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
-    task, split, model, metric = key
-    return MeasuredLine(task, split, model, metric, f"{sum(values) / len(values):.4g}", interval, len(rows))
+    others = sorted((value, model) for model, value in means.items() if model != own)
+    text = ", ".join(f"{model} {value:.4g}" for value, model in others)
+    return MeasuredLine(task, split, own, metric, f"{means[own]:.4g}", interval, len(rows), text)
 
 
 def _measured_facts(results: Results | None) -> dict[str, Any]:

@@ -96,9 +96,9 @@ def test_an_incomplete_file_is_refused(tmp_path: Path, missing: str) -> None:
 
 
 def test_rows_of_windows_and_seeds_are_taken_together() -> None:
-    both, naive, market = summarise_rows(ROWS)
-    assert (both.value, both.interval, both.count) == ("0.3", "0.25 to 0.35", 2)
-    assert (naive.value, naive.interval, naive.count) == ("0.75", "0.71 to 0.79", 1)
+    both, market = summarise_rows(ROWS)
+    assert (both.model, both.value, both.interval, both.count) == ("pricing_fm", "0.3", "0.25 to 0.35", 2)
+    assert both.others == "seasonal_naive 0.75"
     assert (market.task, market.interval) == ("market, crackers | dips, k = 4", "")
 
 
@@ -108,7 +108,7 @@ def test_the_card_of_a_base_shows_its_numbers_and_valid_front_matter(tmp_path: P
     assert yaml.safe_load(head)["license"] == "apache-2.0"
     assert 'from_pretrained("org/nano")' in body
     assert "| parameters | 17 |" in body
-    assert "| frat_1W | test | pricing_fm | wql | 0.3 | 0.25 to 0.35 | 2 |" in body
+    assert "| frat_1W | test | wql | pricing_fm | 0.3 | 0.25 to 0.35 | 2 | seasonal_naive 0.75 |" in body
     assert r"crackers \| dips" in body
 
 
