@@ -146,6 +146,10 @@ def test_strong_confounding_of_both_signs_and_products_without_siblings_are_no_r
     assert 0.1 < alone.mean() < 0.6
     shock = np.concatenate([np.ravel(log.parameters.shock.scale) for log in logs])
     assert (shock > 0.3).mean() > 0.1
+    # The range that evaluation holds out.
+    elasticity = np.concatenate([np.ravel(log.parameters.demand.elasticity) for log in logs])
+    assert elasticity.max() <= 4.5
+    assert (elasticity > 4.0).mean() > 0.05
 
 
 def test_training_seeds_never_reach_those_of_evaluation() -> None:

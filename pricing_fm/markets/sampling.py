@@ -48,10 +48,14 @@ class Draws:
 def check_ranges(settings: object) -> None:
     """Refuse dataclass fields named `*_range` or `*_bounds` that are not two finite numbers in order.
 
+    None passes where it is the field's default.
+
     Raises:
         ValueError: Naming the field.
     """
     for name, value in vars(settings).items():
+        if value is None and vars(type(settings)).get(name, ...) is None:
+            continue
         if name.endswith(("_range", "_bounds")) and not _is_range(value):
             raise ValueError(
                 f"{name} is {value}; it needs two finite numbers: the first number must not exceed the second"

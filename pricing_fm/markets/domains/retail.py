@@ -59,6 +59,8 @@ class RetailSettings:
         elasticity_range: Mean elasticity of a category at the reference price.
         product_deviation: Standard deviation of log elasticity between the products of a category.
         store_deviation: Standard deviation of log elasticity between the stores of a product.
+        elasticity_bounds: Elasticities of products are clipped to these; None = 0.6 times the lowest and 1.5 times the
+            highest mean.
         cost_share_range: Unit cost over list price.
         median_volume: Median units a week at the reference price.
         volume_deviation: Standard deviation of log volume over items.
@@ -94,6 +96,7 @@ class RetailSettings:
     elasticity_range: tuple[float, float] = (1.2, 4.5)
     product_deviation: float = 0.2
     store_deviation: float = 0.05
+    elasticity_bounds: tuple[float, float] | None = None
     cost_share_range: tuple[float, float] = (0.4, 0.8)
     median_volume: float = 12.0
     volume_deviation: float = 1.2
@@ -201,7 +204,7 @@ def _sample_shop(settings: RetailSettings, ids: np.ndarray, seed: int) -> Market
         volume=volume,
         demand=OwnPriceDemand(
             family,
-            np.clip(elasticity, 0.6 * settings.elasticity_range[0], 1.5 * settings.elasticity_range[1]),
+            np.clip(elasticity, *_bound_elasticities(settings)),
             reference_price,
             purchase_share,
         ),
@@ -218,6 +221,12 @@ def _sample_shop(settings: RetailSettings, ids: np.ndarray, seed: int) -> Market
         memory=ReferencePrice(effect, effect, memory) if np.any(effect) else None,
         supply=OrderUpToStock(np.where(stocked, store.between(settings.stock_cover_range), np.inf)),
     )
+
+
+def _bound_elasticities(settings: RetailSettings) -> tuple[float, float]:
+    if settings.elasticity_bounds is not None:
+        return settings.elasticity_bounds
+    return 0.6 * settings.elasticity_range[0], 1.5 * settings.elasticity_range[1]
 
 
 def _sample_calendar(settings: RetailSettings, category: Draws, product: Draws, store: Draws) -> Calendar:
