@@ -1,4 +1,4 @@
-"""Metrics as pure numpy functions: forecasts, demand response, policy value, and the bootstraps that give intervals."""
+"""Metrics as pure numpy functions: forecasts, demand response, policy value, parity, and bootstraps for intervals."""
 
 from pricing_fm.metrics.bootstrap import (
     Interval,
@@ -18,21 +18,27 @@ from pricing_fm.metrics.forecast import (
     compute_wql,
     seasonal_lag,
 )
+from pricing_fm.metrics.parity import SegmentParity, compute_price_parity, compute_segment_parity
 from pricing_fm.metrics.response import ElasticityErrors, compute_demand_curve_error, compute_elasticity_errors
-from pricing_fm.metrics.value import GapClosed, compute_gap_closed
+from pricing_fm.metrics.value import GapClosed, Regret, compute_gap_closed, compute_regret
 
 __all__ = [
     "ElasticityErrors",
     "GapClosed",
     "Interval",
+    "Regret",
     "ScaledScore",
+    "SegmentParity",
     "compute_coverage",
     "compute_demand_curve_error",
     "compute_elasticity_errors",
     "compute_gap_closed",
     "compute_mase",
     "compute_pinball_loss",
+    "compute_price_parity",
+    "compute_regret",
     "compute_seasonal_scale",
+    "compute_segment_parity",
     "compute_sql",
     "compute_wape",
     "compute_wql",

@@ -12,7 +12,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from pricing_fm.metrics.forecast import compute_mase, compute_seasonal_scale, compute_wql
+from pricing_fm.metrics.forecast import compute_coverage, compute_mase, compute_seasonal_scale, compute_wql
 
 _CITATION = "Hyndman and Koehler 2006, Another look at measures of forecast accuracy (MASE)"
 
@@ -83,3 +83,39 @@ class MeanAbsoluteScaledError(evaluate.Metric):
         )
         score = compute_mase(np.asarray(references, dtype=np.float64), np.asarray(predictions), scales)
         return {"mase": score.value, "items": score.items, "dropped": score.dropped}
+
+
+class IntervalCoverage(evaluate.Metric):
+    """Share of outcomes inside their interval; both ends belong to it.
+
+    One row is one outcome: a series and step, or an estimate with a known truth. `predictions`: lower and upper end;
+    `references`: outcomes, NaN = unknown and left out. `compute` returns `{"coverage": float}`, to be compared with the
+    nominal level of the intervals.
+    """
+
+    def __init__(self, cache_dir: str | None = None, experiment_id: str | None = None) -> None:
+        super().__init__(cache_dir=cache_dir, experiment_id=experiment_id, keep_in_memory=True)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Coverage of prediction or confidence intervals",
+            citation="",
+            inputs_description="predictions: lower and upper end per row; references: outcomes",
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Value("float64"),
+                }
+            ),
+        )
+
+    def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[float]) -> dict[str, Any]:
+        widths = sorted({len(row) for row in predictions})
+        if widths != [2]:
+            raise ValueError(f"predictions have {widths} numbers a row; expected a lower and an upper end")
+        ends = np.asarray(predictions, dtype=np.float64)
+        crossed = np.flatnonzero(ends[:, 0] > ends[:, 1])
+        if len(crossed):
+            lower, upper = ends[crossed[0]]
+            raise ValueError(f"interval {crossed[0]} runs from {lower:g} to {upper:g}; give the lower end first")
+        return {"coverage": compute_coverage(np.asarray(references, dtype=np.float64), ends[:, 0], ends[:, 1])}
