@@ -256,6 +256,7 @@ def test_incomplete_or_contradicting_candidates_are_refused() -> None:
         candidate(tail=None)
     with pytest.raises(ValueError, match="support_mass is 1.2"):
         candidate(support_mass=1.2)
+    assert candidate(support_mass=float(np.nextafter(1.0, 2.0))).support_mass > 1.0  # a sum that was rounded up
     with pytest.raises(ValueError, match="lower <= upper"):
         candidate(sensitivity_range=ValueBounds(3.0, 2.0))
     with pytest.raises(ValueError, match="not of the value"):

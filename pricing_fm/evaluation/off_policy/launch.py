@@ -108,7 +108,7 @@ class Candidate:
         ends = self.sensitivity_range
         if ends is not None and not ends.lower <= ends.upper:
             raise ValueError(f"candidate {self.name}: sensitivity_range is {ends}; expected lower <= upper")
-        if not 0.0 <= self.support_mass <= 1.0:
+        if not 0.0 <= self.support_mass <= 1.0 + 1e-9:  # a sum of probabilities may round up
             raise ValueError(f"candidate {self.name}: support_mass is {self.support_mass}; it must lie in [0, 1]")
 
 
