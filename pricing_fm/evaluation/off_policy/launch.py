@@ -50,8 +50,8 @@ class LaunchRules:
     """What a policy has to show.
 
     Attributes:
-        margin_share: Gain that makes a launch worth its trouble, share of the manager's value, > 0.
-        confidence: Of the one-sided bounds of gain and worst outcomes, in (0.5, 1).
+        margin_share: Gain that makes a launch worth its trouble, share of the manager's estimated value, > 0.
+        confidence: Of the one-sided bounds of the gain, in (0.5, 1).
         sensitivity: Factor by which hidden knowledge may move the odds of the manager's decisions, >= 1.
         identification: Below which the log is taken to say nothing.
 
