@@ -5,6 +5,21 @@ estimator returns a `PolicyValue` whose `contributions` say which decision unit 
 these.
 """
 
+from pricing_fm.evaluation.off_policy.behavior_estimate import (
+    BehaviorEstimate,
+    TrimmedPropensities,
+    build_trajectories,
+    trim_propensities,
+)
+from pricing_fm.evaluation.off_policy.behavior_model import BehaviorSettings, fit_behavior, fit_marginal_behavior
+from pricing_fm.evaluation.off_policy.calibration import (
+    BehaviorCalibration,
+    CalibrationError,
+    CalibrationSettings,
+    estimate_binary_calibration,
+    estimate_choice_calibration,
+    measure_behavior_calibration,
+)
 from pricing_fm.evaluation.off_policy.censored_counts import (
     CensoredCounts,
     CountTerms,
@@ -28,6 +43,12 @@ from pricing_fm.evaluation.off_policy.contributions import (
     NotIdentified,
     PolicyValue,
     subtract_contributions,
+)
+from pricing_fm.evaluation.off_policy.decision_log import (
+    DecisionLog,
+    read_decisions,
+    read_simulated_decisions,
+    read_true_propensities,
 )
 from pricing_fm.evaluation.off_policy.demand_model import DemandDesign, DemandLog, FittedDemand, fit_demand
 from pricing_fm.evaluation.off_policy.fitted_q import (
@@ -112,6 +133,13 @@ from pricing_fm.evaluation.off_policy.structured import (
     estimate_log_correction,
     estimate_structured,
 )
+from pricing_fm.evaluation.off_policy.support_map import (
+    PolicySupport,
+    SupportMap,
+    SupportRules,
+    UnsupportedPair,
+    build_support_map,
+)
 from pricing_fm.evaluation.off_policy.switchback import (
     SwitchbackPlan,
     SwitchbackResult,
@@ -140,7 +168,12 @@ from pricing_fm.evaluation.off_policy.weights import (
 
 __all__ = [
     "BaseStock",
+    "BehaviorCalibration",
+    "BehaviorEstimate",
+    "BehaviorSettings",
     "BootstrapDraws",
+    "CalibrationError",
+    "CalibrationSettings",
     "Candidate",
     "CandidateVerdict",
     "CensoredCounts",
@@ -151,6 +184,7 @@ __all__ = [
     "Critic",
     "Decision",
     "DecisionFeatures",
+    "DecisionLog",
     "DecisionWeights",
     "Deliveries",
     "DemandDesign",
@@ -173,6 +207,7 @@ __all__ = [
     "Outcome",
     "ParameterInfluences",
     "PathPolicy",
+    "PolicySupport",
     "PolicyValue",
     "PricePolicy",
     "PriceState",
@@ -187,9 +222,13 @@ __all__ = [
     "StructuredBounds",
     "StructuredSettings",
     "StructuredValue",
+    "SupportMap",
+    "SupportRules",
     "SwitchbackPlan",
     "SwitchbackResult",
+    "TrimmedPropensities",
     "UnlimitedStock",
+    "UnsupportedPair",
     "ValueBounds",
     "Verdict",
     "WeeklyVariation",
@@ -204,6 +243,8 @@ __all__ = [
     "bound_self_normalized",
     "bound_simultaneously",
     "bound_structured",
+    "build_support_map",
+    "build_trajectories",
     "choose_bandwidth",
     "compute_clustered_error",
     "compute_count_terms",
@@ -226,6 +267,8 @@ __all__ = [
     "draw_switchback",
     "estimate_behavior_value",
     "estimate_bernstein_interval",
+    "estimate_binary_calibration",
+    "estimate_choice_calibration",
     "estimate_direct",
     "estimate_doubly_robust",
     "estimate_fitted_q",
@@ -241,16 +284,23 @@ __all__ = [
     "estimate_switchback",
     "estimate_t_interval",
     "estimate_trajectory_importance",
+    "fit_behavior",
     "fit_count_regression",
     "fit_demand",
+    "fit_marginal_behavior",
     "fit_q_backward",
     "fit_q_stationary",
     "fit_state_model",
     "judge_identification",
+    "measure_behavior_calibration",
     "measure_weekly_variation",
     "plan_switchback",
     "pool_falling",
+    "read_decisions",
     "read_sales",
+    "read_simulated_decisions",
+    "read_true_propensities",
     "run_shop",
     "subtract_contributions",
+    "trim_propensities",
 ]
