@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pricing_fm.evaluation.off_policy.metric_modules import EffectiveSampleSize, OffPolicyValue, PolicyRegret
+from pricing_fm.evaluation.off_policy.metric_modules import (
+    EffectiveSampleSize,
+    ExpectedCalibrationError,
+    OffPolicyValue,
+    PolicyRegret,
+)
 from pricing_fm.metrics.modules import IntervalCoverage
 from pricing_fm.metrics.parity_modules import DemandParity, PriceParity, SurplusParity
 
@@ -129,3 +134,21 @@ def test_a_large_log_gives_the_value_of_the_policy(tmp_path: Path) -> None:
     )
     assert found["policy_value"] == pytest.approx(1.4, abs=0.03)
     assert found["manager_value"] == pytest.approx(2.0, abs=0.03)
+
+
+def test_calibration_is_the_gap_between_said_and_seen(tmp_path: Path) -> None:
+    module = ExpectedCalibrationError(cache_dir=str(tmp_path))
+    found = module.compute(predictions=[0.2] * 5 + [0.9] * 5, references=[1, 0, 0, 0, 0, 1, 1, 0, 0, 1], bins=2)
+    assert found["ece"] == pytest.approx(0.5 * 0.0 + 0.5 * 0.3)
+    rng = np.random.default_rng(0)
+    chances = rng.random(4000)
+    right = module.compute(predictions=chances.tolist(), references=(rng.random(4000) < chances).astype(int).tolist())
+    assert right["ece"] < 0.03
+    assert right["ece"] == pytest.approx(right["noise"], abs=0.012)
+    wrong = module.compute(
+        predictions=chances.tolist(), references=(rng.random(4000) < chances**2).astype(int).tolist()
+    )
+    assert wrong["lower"] > 0.1
+    assert wrong["ece"] == pytest.approx(1 / 6, abs=0.03)
+    with pytest.raises(ValueError, match="references hold 2"):
+        module.compute(predictions=[0.5, 0.5], references=[1, 2])

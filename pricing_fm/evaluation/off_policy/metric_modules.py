@@ -14,6 +14,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from pricing_fm.evaluation.off_policy.calibration import CalibrationSettings, estimate_binary_calibration
 from pricing_fm.evaluation.off_policy.log import LoggedTrajectories, ModelValues
 from pricing_fm.evaluation.off_policy.trajectory_estimators import (
     estimate_behavior_value,
@@ -131,3 +132,41 @@ class PolicyRegret(evaluate.Metric):
     def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, Any]:
         found = compute_regret(np.asarray(predictions), np.asarray(references))
         return {"regret": found.mean, "regret_share": found.share, "largest_regret": found.largest}
+
+
+class ExpectedCalibrationError(evaluate.Metric):
+    """Gap between predicted and observed frequencies of a yes or no, such as a price change or a purchase.
+
+    One row is one decision. `predictions`: probability of a yes; `references`: 1 = yes, 0 = no. `compute` takes
+    `clusters` (decision unit of each row; without them every row is one of its own) and `bins` of equally many rows,
+    and returns `{"ece": float, "lower": float, "upper": float, "noise": float}`: the error, its 90 % interval, and the
+    error that chance alone would show.
+    """
+
+    def __init__(self, cache_dir: str | None = None, experiment_id: str | None = None) -> None:
+        super().__init__(cache_dir=cache_dir, experiment_id=experiment_id, keep_in_memory=True)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Expected calibration error of probabilities, with bins of equal numbers of rows",
+            citation="Naeini, Cooper and Hauskrecht 2015; Nguyen and O'Connor 2015",
+            inputs_description="predictions: probabilities; references: 1 or 0; clusters; bins",
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
+            ),
+        )
+
+    def _compute(
+        self,
+        predictions: Sequence[float],
+        references: Sequence[float],
+        clusters: Sequence[object] | None = None,
+        bins: int = 15,
+    ) -> dict[str, Any]:
+        outcomes = np.asarray(references, dtype=np.float64)
+        other = outcomes[(outcomes != 0.0) & (outcomes != 1.0)]
+        if len(other):
+            raise ValueError(f"references hold {other[0]:g}; expected 1 (yes) or 0 (no)")
+        units = np.arange(len(outcomes)) if clusters is None else np.asarray(clusters)
+        found = estimate_binary_calibration(np.asarray(predictions), outcomes, units, CalibrationSettings(bins=bins))
+        return {"ece": found.value, "lower": found.lower, "upper": found.upper, "noise": found.noise}
