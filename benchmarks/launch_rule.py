@@ -1,9 +1,10 @@
 """How often the launch rule is right: policies of known value, judged from the log of another policy.
 
 Each comparison is a shop of its own. A manager draws prices from a ladder and logs his propensities; a candidate draws
-from it otherwise. In half of the comparisons the candidate truly earns at least `--better` more than the manager, in
-the other half no more than he does (down to 30 % less); what lies between is not drawn. The value is estimated by the structured estimator
-with known propensities. Comparisons are written to disk in chunks; a second start goes on where the first one ended.
+from it otherwise. In half of the comparisons the candidate truly earns `--better` to `--best` more than the manager, in
+the other half as much as he does or up to 30 % less; what lies between is not drawn. The value is estimated by the
+structured estimator with known propensities. Comparisons are written to disk in chunks; a second start goes on where
+the first one ended.
 
 Example: OMP_NUM_THREADS=1 python benchmarks/launch_rule.py --comparisons 100 --output_dir outputs/launch_rule
 """
@@ -165,9 +166,8 @@ def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dic
 
 def tabulate(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
     """Verdicts of the rule beside those of simpler ones."""
-    table = Table(
-        title=f"{len(rows)} comparisons; margin {arguments.margin:.0%}, better = {arguments.better:.0%} or more"
-    )
+    asked = f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}"
+    table = Table(title=f"{len(rows)} comparisons; {asked}")
     for column in ("rule", "truly better", "launch", "do not launch", "experiment"):
         table.add_column(column, justify="left" if column == "rule" else "right")
     for rule, decide in (
