@@ -41,6 +41,9 @@ NUM_KNOWN_CHANNELS = 17
 LIST_SLOT, PROMOTION_SLOTS, KNOWN_SLOTS = 0, slice(1, 5), slice(5, 9)
 INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT, LOCAL_SLOTS = 9, 10, 11, slice(12, 17)
 
+# `static_real_features`: the slopes, over 3, of the item's regression and of the hidden-demand model.
+SLOPE_COLUMNS, SLOPE_SCALE = [37, 41], 3.0
+
 
 def own_prices(channels: np.ndarray) -> np.ndarray:
     """Prices that were really charged, currency: `(B, T, channels)` -> `(B, T)`, NaN elsewhere, float64."""

@@ -10,6 +10,8 @@ MAX_EXACT_STOCK = 1024
 MAX_EXACT_COUNT = 1024
 CELL_GROWTH = 1.005
 LARGEST_MEAN = 1e9
+# A sell-out that is further beyond expectation, in standard deviations, pulls no harder: gradients have to stay finite.
+LARGEST_SURPRISE = 1e4
 # Numbers per chunk of the quantiles' table: 8 MiB of float64 each.
 CHUNK_SIZE = 2**20
 
@@ -46,7 +48,8 @@ def negative_binomial_log_survival(stock: torch.Tensor, mean: torch.Tensor, disp
         `(N,)`, float64: Not below log(1e-12), so that the gradient stays alive where a sell-out came as a surprise.
     """
     deviation = (mean + mean**2 / dispersion).sqrt()
-    approximate = torch.special.log_ndtr((mean - (torch.ceil(stock) - 0.5)) / deviation)
+    surprise = (mean - (torch.ceil(stock) - 0.5)) / deviation
+    approximate = torch.special.log_ndtr(surprise.clamp(min=-LARGEST_SURPRISE))
     exact_rows = (stock <= MAX_EXACT_STOCK).nonzero(as_tuple=True)[0]
     if not len(exact_rows):
         return approximate

@@ -12,11 +12,47 @@ from .counts import count_quantiles
 from .layers import ScaledLinear
 from .losses import bend, count_loss, ensemble_crps, mean_over_observed, pinball
 
+# What heads start from, behind a decoder state: log of the item's own forecast over its scale, and the price slopes
+# of its regression and of the hidden-demand model.
+NUM_STARTS = 3
+SMALLEST_START, SMALLEST_SLOPE, LARGEST_SLOPE = 0.02, 0.1, 8.0
+USUAL_ELASTICITY = 1.5
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
 # demand still falls with price.
 MAX_CARRY_OVER = 0.5
 # A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
 MAX_LOG_RESPONSE = 20.0
+
+
+def starting_points(
+    forecast: torch.Tensor, slopes: torch.Tensor, known: torch.Tensor, slopes_known: torch.Tensor
+) -> torch.Tensor:
+    """What the heads start from, instead of from nothing: the item's own forecast and estimated price slopes.
+
+    Args:
+        forecast (`(B, H)`): Expected units at the reference price over the item's scale, on the asinh scale.
+        slopes (`(B, 2)`): Estimated `d log demand / d log price`.
+        known (`(B, H)`, bool): True = there is a forecast.
+        slopes_known (`(B, 2)`, bool): True = there is an estimate.
+
+    Returns:
+        `(B, H, 3)`: Log of the forecast over the scale, 0 where there is none; for each slope what has to be added to
+        the response head's bias to start from it, 0 where there is none.
+    """
+    level = torch.where(known, torch.sinh(forecast).clamp(min=SMALLEST_START).log(), 0.0)
+    elasticity = (-slopes).clamp(SMALLEST_SLOPE, LARGEST_SLOPE)
+    shift = _inverse_softplus(elasticity) - math.log(math.expm1(USUAL_ELASTICITY))
+    shift = torch.where(slopes_known, shift, 0.0)
+    return torch.cat([level[..., None], shift[:, None].expand(-1, level.shape[1], -1)], dim=-1)
+
+
+def _inverse_softplus(values: torch.Tensor) -> torch.Tensor:
+    return torch.log(torch.expm1(values))
+
+
+def split_starts(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoder states and starting points of `(..., size + 3)`."""
+    return states[..., :-NUM_STARTS], states[..., -NUM_STARTS:].float()
 
 
 class PriceResponse(nn.Module):
@@ -37,8 +73,10 @@ class PriceResponse(nn.Module):
         self.width = config.response_width
         self.knots = tuple(config.response_knots)
         # softplus(1.2) = 1.5 of constant elasticity, 0.1 on each saturating function: a plain market to start from.
-        start = [1.2] + [-2.2] * len(self.knots)
+        start = [math.log(math.expm1(USUAL_ELASTICITY))] + [-2.2] * len(self.knots)
         self.response_head = ScaledLinear(config.hidden_size, self.members * len(start), 0.5, start * self.members)
+        # Whom to believe about the constant elasticity: nobody, the regression, the hidden-demand model.
+        self.slope_head = ScaledLinear(config.hidden_size, NUM_STARTS, 0.1, [0.0, 0.0, 0.0])
         self.carry_head = ScaledLinear(config.hidden_size, self.lags + 1, 0.1, [-3.0] + [0.0] * self.lags)
 
     def basis(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,9 +87,13 @@ class PriceResponse(nn.Module):
         ones = torch.ones_like(delta)[..., None]
         return torch.cat([delta[..., None], values], dim=-1), torch.cat([ones, 1 - at_delta**2], dim=-1)
 
-    def weights(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of states `(B, H, size)`."""
-        weights = functional.softplus(self.response_head(hidden).float().unflatten(-1, (self.members, -1)))
+    def weights(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of states `(B, H, size + 3)`."""
+        hidden, starts = split_starts(states)
+        weights = self.response_head(hidden).float().unflatten(-1, (self.members, -1))
+        believed = self.slope_head(hidden).float().softmax(-1)[..., 1:]
+        constant = weights[..., :1] + (believed * starts[..., 1:]).sum(-1)[..., None, None]
+        weights = functional.softplus(torch.cat([constant, weights[..., 1:]], dim=-1))
         carry = self.carry_head(hidden).float()
         return weights.transpose(1, 2), MAX_CARRY_OVER * carry[..., :1].sigmoid() * carry[..., 1:].softmax(-1)
 
@@ -62,19 +104,19 @@ class PriceResponse(nn.Module):
         return torch.stack([shares[:, None, :, lag, None] * values for lag, values in enumerate(lagged)]).sum(0)
 
     def forward(
-        self, hidden: torch.Tensor, candidate_prices: torch.Tensor, past_prices: torch.Tensor
+        self, states: torch.Tensor, candidate_prices: torch.Tensor, past_prices: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-response and its slope along the path.
 
         Args:
-            hidden (`(B, H, size)`): Decoder states; they have not seen the candidate prices.
+            states (`(B, H, size + 3)`): Decoder states, which have not seen the candidate prices, and starting points.
             candidate_prices (`(B, P, H)`): Log ratio to the reference price.
             past_prices (`(B, carry_over_length)`): The same for the last past periods; 0 where unknown.
 
         Returns:
             Response `(B, P, M, H)` and elasticity `(B, P, M, H)`, the derivative when the whole path moves.
         """
-        weights, shares = self.weights(hidden)
+        weights, shares = self.weights(states)
         past = past_prices[:, None, :].expand(-1, candidate_prices.shape[1], -1)
         values, slopes = self.basis(torch.cat([past, candidate_prices], dim=-1))
         # What was charged before the first step does not move with the path.
@@ -85,26 +127,26 @@ class PriceResponse(nn.Module):
         )
         return response.clamp(-MAX_LOG_RESPONSE, MAX_LOG_RESPONSE), slope
 
-    def elasticities(self, hidden: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
+    def elasticities(self, states: torch.Tensor, prices: torch.Tensor) -> torch.Tensor:
         """Each member's `-d log demand / d log price` of a step's own price, all other steps' as they are.
 
         Args:
-            hidden (`(B, H, size)`): Decoder states.
+            states (`(B, H, size + 3)`): Decoder states and starting points.
             prices (`(B, H)`): Log ratio to the reference price.
 
         Returns:
             `(B, H, M)`: Not negative.
         """
-        weights, _ = self.weights(hidden)
+        weights, _ = self.weights(states)
         return torch.einsum("bmhj,bhj->bhm", weights, self.basis(prices)[1])
 
     def on_ladder(
-        self, hidden: torch.Tensor, rung_prices: torch.Tensor, path: torch.Tensor, past_prices: torch.Tensor
+        self, states: torch.Tensor, rung_prices: torch.Tensor, path: torch.Tensor, past_prices: torch.Tensor
     ) -> torch.Tensor:
         """Log-response when one step alone moves to each rung and the others stay on the logged path.
 
         Args:
-            hidden (`(B, H, size)`): Decoder states.
+            states (`(B, H, size + 3)`): Decoder states and starting points.
             rung_prices (`(B, H, K)`): Log ratio of the rungs to the reference price.
             path (`(B, H)`): Logged prices, log ratio.
             past_prices (`(B, carry_over_length)`): Prices before the first step.
@@ -112,7 +154,7 @@ class PriceResponse(nn.Module):
         Returns:
             `(B, K, M, H)`.
         """
-        weights, shares = self.weights(hidden)
+        weights, shares = self.weights(states)
         full = torch.cat([past_prices, path], dim=-1)[:, None]
         carried = self._carried(shares, self.basis(full)[0])
         own = self.basis(rung_prices)[0].transpose(1, 2)
@@ -135,20 +177,28 @@ class DemandHead(nn.Module):
         start = [math.log(math.expm1(increment)) for increment in increments]
         self.quantile_head = ScaledLinear(config.hidden_size, levels, 0.2, start)
         self.count_head = ScaledLinear(config.hidden_size, 3, 0.2, [0.0, 1.0, -5.0])
+        # How far to believe the item's own forecast: sigmoid(1) = 0.73 of its logarithm to start with.
+        self.level_head = ScaledLinear(config.hidden_size, 1, 0.1, [1.0])
         self.response = PriceResponse(config) if config.price_response == "monotone" else None
         self.quantile_levels = tuple(config.quantile_levels)
         self.slow_mover_scale = config.slow_mover_scale
         self.count_loss_weight, self.elasticity_loss_weight = config.count_loss_weight, config.elasticity_loss_weight
         self.censored_loss, self.loss_bend = config.censored_loss, config.loss_bend
 
-    def base_quantiles(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Quantiles at the reference price in scaled units, non-negative, non-crossing: `(..., size)` -> `(..., Q)`."""
-        increments = functional.softplus(self.quantile_head(hidden).float())
-        return torch.sinh(increments.cumsum(-1).clamp(max=12.0))
+    def log_level(self, states: torch.Tensor) -> torch.Tensor:
+        """Log of the level that a step starts from, over the item's scale: `(..., size + 3)` -> `(...)`."""
+        hidden, starts = split_starts(states)
+        return torch.sigmoid(self.level_head(hidden).float())[..., 0] * starts[..., 0]
 
-    def count_parameters(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def base_quantiles(self, states: torch.Tensor) -> torch.Tensor:
+        """Quantiles at the reference price over the scale, 0 or more, not crossing: `(..., size + 3) -> (..., Q)`."""
+        increments = functional.softplus(self.quantile_head(split_starts(states)[0]).float())
+        return torch.sinh(increments.cumsum(-1).clamp(max=12.0)) * self.log_level(states).exp()[..., None]
+
+    def count_parameters(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log mean of the count part over the scale, log dispersion, and zero-inflation logit, each `(...)`."""
-        log_mean, log_dispersion, zero_logit = self.count_head(hidden).float().unbind(-1)
+        log_mean, log_dispersion, zero_logit = self.count_head(split_starts(states)[0]).float().unbind(-1)
+        log_mean = log_mean + self.log_level(states)
         return log_mean.clamp(-8, 8), log_dispersion.clamp(-3, 7), zero_logit.clamp(-12, 6)
 
     def demand(
@@ -157,7 +207,7 @@ class DemandHead(nn.Module):
         """Quantiles and mean in units per period.
 
         Args:
-            states (`(B, 1 or P, H, size)`): Decoder states.
+            states (`(B, 1 or P, H, size + 3)`): Decoder states and starting points.
             log_factor (`(B, P, H)`): Log of demand over demand at the reference price.
             scale (`(B,)`): Units per period.
             units_are_whole (`(B,)`, bool): True = no fraction of a unit was ever sold.
@@ -185,7 +235,7 @@ class DemandHead(nn.Module):
         Elsewhere each member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
 
         Args:
-            states (`(B, H, size)`): Decoder states.
+            states (`(B, H, size + 3)`): Decoder states and starting points.
             response (`(B, M, H)`, *optional*): Members' log-response on the path; None = the states have seen it.
             batch (`dict`): From the processor, with targets; from simulated windows with the true elasticity, too.
 
@@ -227,7 +277,7 @@ class DemandHead(nn.Module):
         """Ranked probability score of the members' elasticities at the path's prices.
 
         Args:
-            states (`(B, H, size)`): Decoder states.
+            states (`(B, H, size + 3)`): Decoder states and starting points.
             batch (`dict`): With `future_elasticity` `(B, H)` and `future_elasticity_mask`.
 
         Returns:

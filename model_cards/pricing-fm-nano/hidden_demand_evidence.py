@@ -23,7 +23,10 @@ SPREADS = (0.15, 0.4)
 SHOCKS = (-2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4)
 PERSISTENCE = 0.6
 # Ridge penalties in periods of mean sales: one, trend per `PERIODS_OF_SEASON`, promotion, sine and cosine of the year.
-PENALTIES = (0.01, 2.0, 1.0, 6.0, 6.0)
+PENALTIES = (0.01, 2.0, 4.0, 6.0, 6.0)
+# Log uplift that a promotion is taken for to begin with. Cuts are promoted: what is left to the promotion is taken from
+# the price.
+PROMOTION_PRIOR = 0.3
 PERIODS_OF_SEASON = 52
 NEWTON_STEPS = 6
 RELATIVE_VARIANCE = 0.2  # of demand around its mean, where sold-out periods are filled in
@@ -170,7 +173,7 @@ def _fit_log_means(seen: _Seen) -> torch.Tensor:
     controls = [ones, years * ones, seen.promoted, torch.sin(2 * torch.pi * years) * ones]
     design = torch.stack([*controls, torch.cos(2 * torch.pi * years) * ones], dim=-1)
     squares, across = (design[..., None] * design[..., None, :]).flatten(-2), design.transpose(-1, -2)
-    offset = -_tensor(ELASTICITIES)[:, None] * seen.log_prices[:, None]
+    offset = -_tensor(ELASTICITIES)[:, None] * seen.log_prices[:, None] + PROMOTION_PRIOR * seen.promoted[:, None]
     units, level = (seen.units / seen.level[:, None])[:, None], seen.level[:, None, None]
     sold_out, weight, penalty = seen.sold_out[:, None], seen.weight[:, None], _tensor(PENALTIES)
     found = torch.zeros(*offset.shape[:2], len(PENALTIES), dtype=torch.float64)

@@ -19,13 +19,13 @@ NEWTON_STEPS = 5
 HALF_LIFE = 52  # periods until a period counts half in the regression
 SIMILAR_HALF_LIFE = 26
 FLAG_PENALTY = 2.5  # a period under another promotion counts exp(-2.5)
-RECENT_PERIODS = 8
-SHRINKAGE = 2.0  # periods at the expected level, added to both sides of a ratio
+LEVEL_HALF_LIFE = 4  # the same for the recent level
+SHRINKAGE = 1.0  # periods at the expected level, added to both sides of a ratio
 LARGEST_LOG = 3.0
 # Of coefficients: where they start, and how many periods at mean sales that is worth.
 PRICE_PRIOR, PRICE_PENALTY = -2.0, 0.1
-PROMOTION_PRIOR, PROMOTION_PENALTY = 0.3, 0.5
-COVARIATE_PENALTY, YEAR_PENALTY, WEEK_PENALTY, LEVEL_PENALTY = 0.5, 4.0, 0.5, 0.02
+PROMOTION_PRIOR, PROMOTION_PENALTY = 0.3, 1.0
+COVARIATE_PENALTY, YEAR_PENALTY, WEEK_PENALTY, LEVEL_PENALTY = 0.5, 20.0, 0.5, 0.02
 # Columns of the calendar: sine and cosine of the year; all of week and day.
 YEAR_COLUMNS, WEEK_COLUMNS = slice(0, 2), slice(8, 16)
 PERIODS_OF_SEASON = {"W": 52, "MS": 12, "D": 7, "h": 24}
@@ -124,7 +124,7 @@ def local_forecast(series: LocalSeries) -> tuple[np.ndarray, np.ndarray]:
     start, penalty = _priors(series)
     coefficients, mean, error = _fit(sales, design, weight, start, penalty)
     planned = np.clip((drivers[:, length:] @ coefficients[:, 1:, None])[..., 0], -LARGEST_LOG, LARGEST_LOG)
-    level = _log_ratio(sales[:, -RECENT_PERIODS:], mean[:, -RECENT_PERIODS:], usable[:, -RECENT_PERIODS:])
+    level = _log_ratio(sales, mean, usable * 0.5 ** (age / LEVEL_HALF_LIFE))
     at_reference = sales * np.exp(-np.clip(coefficients[:, :1] * prices, -LARGEST_LOG, LARGEST_LOG))
     similar, count = _similar_periods(at_reference, usable * 0.5 ** (age / SIMILAR_HALF_LIFE), promotions)
     channels = np.stack(
@@ -211,9 +211,9 @@ def _mean(design: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return np.exp(np.clip((design @ coefficients[..., None])[..., 0], -LARGEST_LOG, LARGEST_LOG))
 
 
-def _log_ratio(sales: np.ndarray, mean: np.ndarray, usable: np.ndarray) -> np.ndarray:
+def _log_ratio(sales: np.ndarray, mean: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Log of sales over what was expected of the same periods, shrunk towards zero: `(B, periods)` -> `(B,)`."""
-    return np.log(((sales * usable).sum(1) + SHRINKAGE) / ((mean * usable).sum(1) + SHRINKAGE))
+    return np.log(((sales * weight).sum(1) + SHRINKAGE) / ((mean * weight).sum(1) + SHRINKAGE))
 
 
 def _season_ago(sales: np.ndarray, mean: np.ndarray, usable: np.ndarray, season: np.ndarray, steps: int) -> np.ndarray:

@@ -20,10 +20,12 @@ from .channels import (
     PRICE_SCALE,
     PRICE_SLOT,
     PROMOTION_SLOTS,
+    SLOPE_COLUMNS,
+    SLOPE_SCALE,
 )
 from .configuration_pricing_fm import PricingFMConfig
 from .decision_head import DecisionHead
-from .demand_head import DemandHead
+from .demand_head import DemandHead, starting_points
 from .layers import DecoderLayer, EncoderLayer, ResidualMLP, RMSNorm, ScaledLinear
 from .losses import mean_over_observed
 from .outputs import DecisionOutput, DemandOutput, PricingFMModelOutput
@@ -48,7 +50,8 @@ class PricingFMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     lora_target_modules: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        *("quantile_head", "count_head", "response_head", "carry_head", "head_in", "head_out"),
+        *("quantile_head", "count_head", "level_head", "response_head", "slope_head", "carry_head"),
+        *("head_in", "head_out"),
     )
     """Linears that adapters may change: trunk and heads by name."""
 
@@ -226,18 +229,29 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
         )
 
     def demand_states(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
-        """Decoder states of demand steps `(B, H, size)`; in the free mode `(B, P, H, size)`, one per price path."""
+        """Decoder states of demand steps, and behind each what the heads start from: `(B, H, size + 3)`.
+
+        In the free mode `(B, P, H, size + 3)`, one per price path.
+        """
         values, mask = batch["future_known_values"].clone(), batch["future_known_mask"].clone()
         mask[..., INVENTORY_SLOT] = False  # demand is what the stock does not limit
         values[..., PRICE_SLOT] = 0.0
         calendar = batch["future_time_features"]
+        recent = LOCAL_SLOTS.start + 1  # the regression on the recent level
+        starts = starting_points(
+            values[..., recent],
+            batch["static_real_features"][:, SLOPE_COLUMNS] * SLOPE_SCALE,
+            mask[..., recent],
+            batch["static_real_mask"][:, SLOPE_COLUMNS],
+        ).to(self.dtype)
         if self.config.price_response == "monotone":
-            return self.model.decode(encoded, calendar, values, mask, DEMAND_ROLE)
+            return torch.cat([self.model.decode(encoded, calendar, values, mask, DEMAND_ROLE), starts], dim=-1)
         paths = []
         for path in batch["candidate_prices"].unbind(1):
             priced = values.clone()
             priced[..., PRICE_SLOT] = path / PRICE_SCALE
-            paths.append(self.model.decode(encoded, calendar, priced, mask, DEMAND_ROLE))
+            states = self.model.decode(encoded, calendar, priced, mask, DEMAND_ROLE)
+            paths.append(torch.cat([states, starts], dim=-1))
         return torch.stack(paths, dim=1)
 
     def past_log_prices(self, batch: Batch) -> torch.Tensor:
