@@ -39,7 +39,7 @@ def test_the_card_shows_what_was_measured_and_the_folder_is_sealed(base: Path, t
     assert [(row.name, row.value) for row in results.metrics if row.task == "shop_W"] == [("wql", 0.25)]
     assert "shop" in {source.name for source in results.data}
     card = (target / "README.md").read_text()
-    assert "| shop_W | test | pricing_fm | wql | 0.25 |" in card
+    assert "| shop_W | test | wql | pricing_fm | 0.25 |" in card
     assert "# pricing-fm-tiny" in card
     assert "- Sees weeks alone." in card
     assert (
