@@ -8,7 +8,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipes import ablation, adapt, build_corpus, elasticity, evaluate, export, fit_market, pretrain, publish, simulate
+from recipes import (
+    ablation,
+    adapt,
+    build_corpus,
+    elasticity,
+    evaluate,
+    export,
+    fit_market,
+    pretrain,
+    publish,
+    randomised_prices,
+    simulate,
+)
 from tests.demo_run import REPOSITORY, run_fast_demo
 from tests.test_recipe_files import understand
 
@@ -23,7 +35,13 @@ RECIPES = {
     "publish": publish,
 }
 # What the pages of single panels and markets may show besides.
-FURTHER_RECIPES = {"ablation": ablation, "build_corpus": build_corpus, "elasticity": elasticity, "export": export}
+FURTHER_RECIPES = {
+    "ablation": ablation,
+    "build_corpus": build_corpus,
+    "elasticity": elasticity,
+    "export": export,
+    "randomised_prices": randomised_prices,
+}
 MOST_LINES = 200
 COMMAND_PAGES = [README, *sorted((REPOSITORY / "recipes").glob("*/README.md"))]
 
