@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
@@ -10,7 +11,7 @@ from scipy.stats import t as student
 from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contributions
 from pricing_fm.metrics import Interval
 
-_CELLS_AT_ONCE = 4_000_000  # bounds memory: weights are (replicates, rows)
+_CELLS_AT_ONCE = 4_000_000  # bounds memory: weights are (replicates, clusters or cells)
 MOST_EMPTY_REPLICATES = 0.05  # share of replicates in which a term may have no weight left
 
 
@@ -80,19 +81,21 @@ def bootstrap_value(
     if clusters < 2:
         raise ValueError("there is one decision unit only; nothing can be resampled")
     rng = np.random.default_rng(seed)
-    week_of_row = np.where(contributions.term_weeks[contributions.terms] == NO_WEEK, contributions.weeks, NO_WEEK)
+    cells = _gather_cells(contributions, resample_weeks)
     drawn = []
-    at_once = max(1, min(replicates, _CELLS_AT_ONCE // len(contributions.terms)))
+    at_once = max(1, min(replicates, _CELLS_AT_ONCE // max(clusters, len(cells.weeks))))
     for start in range(0, replicates, at_once):
         size = min(at_once, replicates - start)
-        unit_counts = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), size=size)
+        unit_counts = _draw_multiplicities(rng, size, clusters)
         # The last column stands for rows and terms without a week, which are always there once (NO_WEEK = -1).
         week_counts = np.ones((size, weeks + 1))
         if resample_weeks:
-            week_counts[:, :weeks] = rng.multinomial(weeks, np.full(weeks, 1.0 / weeks), size=size)
-        row_weights = unit_counts[:, contributions.clusters] * week_counts[:, week_of_row]
-        top = contributions.sum_terms(row_weights * contributions.numerators)
-        bottom = contributions.sum_terms(row_weights * contributions.denominators)
+            week_counts[:, :weeks] = _draw_multiplicities(rng, size, weeks)
+        column_weights = week_counts[:, cells.weeks]
+        top, bottom = (
+            np.add.reduceat((unit_counts @ part) * column_weights, cells.starts, axis=1)
+            for part in (cells.numerators, cells.denominators)
+        )
         full = np.all(bottom > 0.0, axis=1)
         term_weights = week_counts[full][:, contributions.term_weeks]
         drawn.append((term_weights * top[full] / bottom[full]).sum(axis=1))
@@ -223,6 +226,42 @@ def count_price_episodes(prices: np.ndarray, clusters: np.ndarray, observed: np.
         episodes += len(np.unique(codes[moved]))
         last = np.where(seen[:, step], prices[:, step], last)
     return episodes
+
+
+class _Cells(NamedTuple):
+    """Contributions summed over the rows that are always drawn together: one cluster, and a term's week.
+
+    Attributes:
+        numerators, denominators: `(clusters, columns)`, a column per term and week that its rows are drawn by.
+        weeks: Week of each column, or `NO_WEEK`, `(columns,)`.
+        starts: First column of each term, `(terms,)`.
+    """
+
+    numerators: np.ndarray
+    denominators: np.ndarray
+    weeks: np.ndarray
+    starts: np.ndarray
+
+
+def _gather_cells(contributions: Contributions, resample_weeks: bool) -> _Cells:
+    by_term = contributions.term_weeks[contributions.terms] != NO_WEEK
+    weeks = np.where(by_term | (not resample_weeks), NO_WEEK, contributions.weeks)
+    base = contributions.num_weeks + 1
+    columns, place = np.unique(contributions.terms * base + weeks + 1, return_inverse=True)
+    shape = contributions.num_clusters, len(columns)
+    cells = contributions.clusters * shape[1] + place
+    parts = [
+        np.bincount(cells, values, minlength=shape[0] * shape[1]).reshape(shape)
+        for values in (contributions.numerators, contributions.denominators)
+    ]
+    starts = np.flatnonzero(np.diff(columns // base, prepend=-1))
+    return _Cells(parts[0], parts[1], columns % base - 1, starts)
+
+
+def _draw_multiplicities(rng: np.random.Generator, size: int, groups: int) -> np.ndarray:
+    """How often each group is drawn when as many are drawn as there are, with replacement, `(size, groups)`."""
+    drawn = rng.integers(groups, size=(size, groups)) + groups * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * groups).reshape(size, groups).astype(np.float64)
 
 
 def _scaled_squares(sums: np.ndarray) -> float:
