@@ -79,11 +79,12 @@ def write_adapter(
     aggressiveness: float = 20.0,
     guardrails: Mapping[str, Any] | None = None,
     items_at_rung: list[list[int]] | None = None,
+    rank: int = 2,
 ) -> Path:
     """A complete adapter; `start` is the size of its random update, 0 leaves the base's answers as they are."""
     model, processor, fingerprint = load_base(base)
     slug = category_slug(category or "all")
-    wrapped = add_adapter(model, slug, LoraArguments(lora_rank=2, lora_start=start), seed=seed)
+    wrapped = add_adapter(model, slug, LoraArguments(lora_rank=rank, lora_start=start), seed=seed)
     save_adapter(wrapped, slug, folder, base, fingerprint, category=category)
     processor.to_json_file(folder / "preprocessor_config.json")
     nothing = [[0] * processor.num_rungs for _ in range(2)]

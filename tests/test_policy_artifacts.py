@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModel
 
 import pricing_fm
-from pricing_fm.adapters import read_adapter
+from pricing_fm.adapters import read_adapter, read_weights
 from pricing_fm.artifact import read_manifest, verify_artifact
 from pricing_fm.errors import ArtifactError
 from pricing_fm.models import PricingFMForPolicy, PricingFMModel
@@ -67,7 +67,9 @@ def test_what_is_saved_is_loaded_to_the_last_bit(made: Path, tmp_path: Path, pan
     again = PricingPolicy.from_pretrained(tmp_path / "saved")
     assert_equal_states(state_of(policy.model), state_of(again.model))
     assert again.adapters.keys() == policy.adapters.keys() == {"snacks"}
-    assert_equal_states(state_of(policy.adapters["snacks"].model), state_of(again.adapters["snacks"].model))
+    first, second = (each.adapters["snacks"].weights for each in (policy, again))
+    assert first.layout == second.layout
+    assert torch.equal(first.values, second.values)
     pd.testing.assert_frame_equal(answers(policy, panel), answers(again, panel))
     for folder in (tmp_path / "saved", tmp_path / "saved" / "adapter"):
         verify_artifact(folder)
@@ -205,13 +207,17 @@ def test_auto_model_loads_the_trunk_and_no_adapter(made: Path, tmp_path: Path) -
 
 
 def test_peft_loads_the_adapter_and_answers_alike(made: Path, panel: Panel) -> None:
-    ours = PricingPolicy.from_pretrained(made / "base", adapter=made / "snacks").adapters["snacks"].model
+    ours = PricingPolicy.from_pretrained(made / "base", adapter=made / "snacks")
     theirs = PeftModel.from_pretrained(PricingFMForPolicy.from_pretrained(made / "base"), made / "snacks")
-    theirs_state = {
-        name.removeprefix("base_model.model.").replace(".default.", ".snacks."): tensor
-        for name, tensor in theirs.state_dict().items()
-    }
-    assert_equal_states(state_of(ours), theirs_state)
+    weights, again = ours.adapters["snacks"].weights, read_weights(theirs, "default")
+    assert weights.layout == again.layout
+    assert torch.equal(weights.values, again.values)
+    items = panel.select_category("snacks")
+    expected = PricingPolicy(theirs.get_base_model(), ours.processor).forecast(items, 3)
+    found = ours.forecast(items, 3)
+    np.testing.assert_allclose(found["mean"], expected["mean"], rtol=1e-6)
+    base = PricingPolicy.from_pretrained(made / "base").forecast(items, 3)
+    assert not np.allclose(found["mean"], base["mean"], rtol=1e-3)
 
 
 # -- the base stays the base ------------------------------------------------------------------------------------------
@@ -227,13 +233,16 @@ def test_loading_adapters_changes_nothing_of_the_base(made: Path, panel: Panel) 
     assert not np.allclose(both.forecast(panel, 2)["mean"], plain.forecast(panel, 2)["mean"], rtol=1e-3)
 
 
-def test_adapters_share_the_tensors_of_the_base(made: Path) -> None:
-    both = PricingPolicy.from_pretrained(made / "base", adapter={"snacks": made / "snacks", "drinks": made / "drinks"})
-    base = {tensor.data_ptr() for tensor in both.model.state_dict().values()}
-    for entry in both.adapters.values():
-        own = [name for name, tensor in entry.model.state_dict().items() if tensor.data_ptr() not in base]
-        assert own
-        assert all(".lora_" in name for name in own)
+def test_an_adapter_of_smaller_rank_answers_beside_a_larger_one_as_alone(
+    made: Path, tmp_path: Path, panel: Panel
+) -> None:
+    wide = write_adapter(tmp_path / "wide", made / "base", "drinks", seed=5, rank=6)
+    both = PricingPolicy.from_pretrained(made / "base", adapter={"snacks": made / "snacks", "drinks": wide})
+    assert {entry.weights.layout.rank for entry in both.adapters.values()} == {6}
+    for category, folder in (("snacks", made / "snacks"), ("drinks", wide)):
+        items = panel.select_category(category)
+        alone = PricingPolicy.from_pretrained(made / "base", adapter=folder)
+        np.testing.assert_allclose(both.forecast(items, 2)["mean"], alone.forecast(items, 2)["mean"], rtol=1e-5)
 
 
 def test_a_policy_in_half_precision_still_answers(made: Path, panel: Panel) -> None:

@@ -1,8 +1,16 @@
-"""LoRA adapters on one base: create, save, admit, merge. Nothing else in the package touches PEFT."""
+"""LoRA adapters on one base: create, save, admit, stack, mix, merge. Nothing else in the package touches PEFT."""
 
-from pricing_fm.adapters.admission import load_adapter
-from pricing_fm.adapters.folder import AdapterReference, point_adapter_to_base, read_adapter, save_adapter
+from pricing_fm.adapters.admission import load_adapter, load_weights
+from pricing_fm.adapters.folder import (
+    AdapterReference,
+    point_adapter_to_base,
+    read_adapter,
+    save_adapter,
+    save_weights,
+)
+from pricing_fm.adapters.library import AdapterLibrary, LibraryEntry
 from pricing_fm.adapters.lora import (
+    MAXIMUM_RANK,
     LoraArguments,
     activate_adapter,
     adapter_parameters,
@@ -11,13 +19,31 @@ from pricing_fm.adapters.lora import (
     train_only,
 )
 from pricing_fm.adapters.merging import MergedAdapter, fold_adapter, merge_adapter, unmerge_adapter
-from pricing_fm.adapters.names import category_slug, category_slugs, check_adapter_name
+from pricing_fm.adapters.mixing import ReducedAdapter, mix_adapters, reduce_rank
+from pricing_fm.adapters.names import adapter_name, category_slug, category_slugs, check_adapter_name
+from pricing_fm.adapters.retrieval import (
+    CategoryProfile,
+    Neighbor,
+    nearest_profiles,
+    read_profile,
+    write_profile,
+)
+from pricing_fm.adapters.stack import merge_weights, stack_adapters
+from pricing_fm.adapters.weights import AdapterWeights, read_weights
 
 __all__ = [
+    "MAXIMUM_RANK",
+    "AdapterLibrary",
     "AdapterReference",
+    "AdapterWeights",
+    "CategoryProfile",
+    "LibraryEntry",
     "LoraArguments",
     "MergedAdapter",
+    "Neighbor",
+    "ReducedAdapter",
     "activate_adapter",
+    "adapter_name",
     "adapter_parameters",
     "add_adapter",
     "base_tensors",
@@ -26,10 +52,20 @@ __all__ = [
     "check_adapter_name",
     "fold_adapter",
     "load_adapter",
+    "load_weights",
     "merge_adapter",
+    "merge_weights",
+    "mix_adapters",
+    "nearest_profiles",
     "point_adapter_to_base",
     "read_adapter",
+    "read_profile",
+    "read_weights",
+    "reduce_rank",
     "save_adapter",
+    "save_weights",
+    "stack_adapters",
     "train_only",
     "unmerge_adapter",
+    "write_profile",
 ]

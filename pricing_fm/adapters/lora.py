@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from pricing_fm.adapters.names import check_adapter_name
 from pricing_fm.errors import ArtifactError
 
+# Adapters of one batch are brought to the largest rank among them: one of them may not make all others slow.
+MAXIMUM_RANK = 256
+
 
 @dataclass(frozen=True)
 class LoraArguments:
@@ -35,8 +38,8 @@ class LoraArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.lora_rank < 1:
-            raise ValueError(f"--lora_rank is {self.lora_rank}; expected 1 or more")
+        if not 1 <= self.lora_rank <= MAXIMUM_RANK:
+            raise ValueError(f"--lora_rank is {self.lora_rank}; expected 1 to {MAXIMUM_RANK}")
         if not 0 < self.lora_alpha < math.inf:
             raise ValueError(f"--lora_alpha is {self.lora_alpha}; expected a finite number above 0")
         if not 0 <= self.lora_start < math.inf:

@@ -11,6 +11,7 @@ from pricing_fm.errors import ArtifactError
 
 _ADMITTED = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LONGEST = 64
+ALL_CATEGORIES = "all"
 
 
 def check_adapter_name(name: str) -> str:
@@ -57,6 +58,21 @@ def category_slug(category: str) -> str:
     if len(slug) > _LONGEST:
         return f"{slug[: _LONGEST - 13].rstrip('-')}-{digest}"
     return f"{slug}-category" if _is_reserved(slug) else slug
+
+
+def adapter_name(category: str | None) -> str:
+    """Name of the adapter of one category, or of the one for all.
+
+    Args:
+        category (`str`, *optional*): The exact value in the data; None = every category.
+
+    Returns:
+        `str`: `category_slug` of it, or `"all"`.
+
+    Raises:
+        ArtifactError: If the category is empty.
+    """
+    return ALL_CATEGORIES if category is None else category_slug(category)
 
 
 def category_slugs(categories: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from pricing_fm import names
-from pricing_fm.adapters import LoraArguments, add_adapter, category_slug
+from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, read_weights
 from pricing_fm.evaluation.pricing import PricingEvaluation, evaluate_prices
 from pricing_fm.evaluation.pricing_baselines import PriceRule
 from pricing_fm.guardrails import Guardrails
@@ -113,7 +113,7 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
             situation = read_situation(visible, base.processor.context_length, 1)
             references = base.processor.reference_prices(situation.windows.past, situation.windows.future)
             adapters[category] = LoadedAdapter(
-                model=network.eval(),
+                weights=read_weights(wrapped, category_slug(category)),
                 category=category,
                 support=category_support(situation.windows, references, base.processor, category),
                 has_policy=result.policy_loss is not None,

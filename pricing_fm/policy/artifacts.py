@@ -2,36 +2,34 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pricing_fm.adapters import category_slug, load_adapter, read_adapter
+from pricing_fm.adapters import AdapterWeights, load_weights, read_adapter
 from pricing_fm.artifact import ADAPTER_WEIGHTS, read_json, verify_artifact
 from pricing_fm.errors import ArtifactError, GuardrailError
 from pricing_fm.guardrails import Guardrails, load_guardrails
 from pricing_fm.hub import download
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.policy.engine import share_weights
 from pricing_fm.policy.support import CategorySupport
 
 LADDER_FILE = "price_ladder.json"
 GUARDRAILS_FILE = "guardrails.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 ADAPTER_FOLDER, ADAPTERS_FOLDER = "adapter", "adapters"
-ALL_CATEGORIES = "all"
 LADDER_FIELDS = ("ladder_start", "ladder_step", "num_rungs")
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """One adapter in place.
+    """One adapter, and what its artifact says of how to use it.
 
     Args:
-        model (`PricingFMForPolicy`): Shares the base's tensors and carries the adapter.
+        weights (`AdapterWeights`): Its numbers.
         category (`str` or None): Exact value in the data; None = every category.
         support (`CategorySupport` or None): Rungs its log had tried.
         has_policy (`bool`): Whether value and policy heads were trained; a forecast adapter only changes demand.
@@ -42,7 +40,7 @@ class LoadedAdapter:
         folder (`Path` or None): Where it was loaded from; None = it was trained here and never saved.
     """
 
-    model: PricingFMForPolicy
+    weights: AdapterWeights
     category: str | None
     support: CategorySupport | None
     has_policy: bool
@@ -61,6 +59,20 @@ class PolicyParts:
     processor: PricingFMProcessor
     adapters: dict[str | None, LoadedAdapter]
     base_folder: Path
+    base_fingerprint: str
+
+
+def with_common_rank(adapters: Mapping[str | None, LoadedAdapter]) -> dict[str | None, LoadedAdapter]:
+    """The same adapters at the largest rank among them, so that any of them may share a batch.
+
+    Args:
+        adapters (`Mapping[str | None, LoadedAdapter]`): By category.
+
+    Returns:
+        `dict[str | None, LoadedAdapter]`: A new mapping.
+    """
+    rank = max((entry.weights.layout.rank for entry in adapters.values()), default=0)
+    return {key: replace(entry, weights=entry.weights.at_rank(rank)) for key, entry in adapters.items()}
 
 
 def write_ladder(
@@ -167,7 +179,7 @@ def load_policy_parts(
     model, processor, fingerprint = load_base(base_folder, device, dtype)
     loaded: dict[str | None, LoadedAdapter] = {}
     for place in wanted:
-        entry = _load_one(place, model, fingerprint)
+        entry = load_entry(place, model, fingerprint)
         if entry.category in loaded:
             raise ArtifactError(
                 f"two adapters for category {entry.category!r}: {loaded[entry.category].folder}, {place}"
@@ -175,7 +187,7 @@ def load_policy_parts(
         loaded[entry.category] = entry
     if isinstance(adapter, Mapping):
         _check_categories(adapter, loaded)
-    return PolicyParts(model, processor, loaded, base_folder)
+    return PolicyParts(model, processor, loaded, base_folder, fingerprint)
 
 
 def _adapters_of(folder: Path, adapter: str | Path | Mapping[str, str | Path] | None) -> list[Path]:
@@ -197,11 +209,22 @@ def _check_categories(adapter: Mapping[str, str | Path], loaded: dict[str | None
             )
 
 
-def _load_one(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> LoadedAdapter:
-    verify_artifact(folder, kind="adapter")
+def load_entry(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> LoadedAdapter:
+    """Loads a sealed adapter folder with every check; the base stays as it is.
+
+    Args:
+        folder (`Path`): The adapter.
+        base (`PricingFMForPolicy`): Its base.
+        fingerprint (`str`): Of the base.
+
+    Returns:
+        `LoadedAdapter`.
+
+    Raises:
+        ArtifactError: If something is missing, altered, or does not belong to this base.
+    """
+    weights = load_weights(base, folder, fingerprint)
     reference = read_adapter(folder)
-    network = share_weights(base)
-    load_adapter(network, category_slug(reference.category or ALL_CATEGORIES), folder, fingerprint)
     content, rules = read_json(folder / LADDER_FILE), read_json(folder / GUARDRAILS_FILE)
     try:
         policy, support = content["policy"], CategorySupport(**content["support"])
@@ -213,7 +236,7 @@ def _load_one(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> Loade
                 f"items_at_rung and weeks_at_rung must hold {support.num_rungs} numbers per promotion type"
             )
         return LoadedAdapter(
-            model=network.eval(),
+            weights=weights,
             category=reference.category,
             support=support,
             has_policy=policy["trained"],

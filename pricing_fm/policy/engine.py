@@ -1,12 +1,13 @@
 """Runs the network over many items in chunks of one fixed size: an answer does not depend on its company."""
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
+from pricing_fm.adapters import AdapterWeights, stack_adapters
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.holding import holding_advantages
 from pricing_fm.objectives.reward import RewardWeights
@@ -16,6 +17,9 @@ from pricing_fm.policy.situation import Situation
 # batch sizes, and a price must not flip because another item came along.
 CHUNK = 32
 FINITE_DIFFERENCE = 0.01  # log price; for the elasticity of a free response, which has no closed form
+
+# Adapter of each item, all of one rank; None = the base answers.
+Adapters = Sequence[AdapterWeights | None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class PathDemand:
     elasticity_std: np.ndarray
     member_factor: np.ndarray
 
+    def select(self, rows: np.ndarray) -> "PathDemand":
+        """Some of the items, in the given order."""
+        return PathDemand(*(getattr(self, field.name)[rows] for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class PolicyScores:
@@ -48,9 +56,30 @@ class PolicyScores:
     policy: np.ndarray
     advantages: np.ndarray
 
+    def select(self, rows: np.ndarray) -> "PolicyScores":
+        """Some of the items, in the given order."""
+        return PolicyScores(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Items that share a forward pass.
+
+    Args:
+        rows (`np.ndarray`, shape `(items,)`, int64): Which items.
+        padded (`np.ndarray`, shape `(CHUNK,)`, int64): The same, and the last one again up to the chunk's size.
+        batch (`dict[str, torch.Tensor]`): Of the padded items.
+        model (`PricingFMForPolicy`): The base with each padded item's own adapter.
+    """
+
+    rows: np.ndarray
+    padded: np.ndarray
+    batch: dict[str, torch.Tensor]
+    model: PricingFMForPolicy
+
 
 class Engine:
-    """One network (with or without an adapter inside) and its processor.
+    """One network and its processor; every item may bring an adapter of its own.
 
     Args:
         model (`PricingFMForPolicy`): In evaluation mode.
@@ -65,14 +94,14 @@ class Engine:
         """Quantile levels of the network, `(Q,)`."""
         return np.asarray(self.model.config.quantile_levels)
 
-    def _batches(self, situation: Situation) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, torch.Tensor]]]:
-        """Rows of each chunk, the same padded to the chunk's size, and the padded batch."""
+    def _chunks(self, situation: Situation, adapters: Adapters) -> Iterator[_Chunk]:
         for start in range(0, len(situation), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(situation)))
             padded = np.concatenate([rows, np.full(CHUNK - len(rows), rows[-1])])
             chunk = situation.select(padded)
             batch = self.processor(chunk.windows, chunk.siblings)
-            yield rows, padded, {name: value.to(self.model.device) for name, value in batch.items()}
+            on_device = {name: value.to(self.model.device) for name, value in batch.items()}
+            yield _Chunk(rows, padded, on_device, stack_adapters(self.model, [adapters[row] for row in padded]))
 
     def reference_prices(self, situation: Situation) -> np.ndarray:
         """Reference price of each item, `(N,)`, currency."""
@@ -80,41 +109,47 @@ class Engine:
         return self.processor.reference_prices(windows.past, windows.future)
 
     @torch.inference_mode()
-    def demand(self, situation: Situation, prices: np.ndarray) -> PathDemand:
+    def states(self, situation: Situation) -> np.ndarray:
+        """What the base makes of each item: mean states of its context, of its demand steps and of its decision steps.
+
+        Args:
+            situation (`Situation`): N items with planned periods, in the monotone mode.
+
+        Returns:
+            `np.ndarray`, shape `(N, 3 * hidden_size)`, float64.
+        """
+        size, parts = self.model.config.hidden_size, []
+        for chunk in self._chunks(situation, [None] * len(situation)):
+            encoded = chunk.model.encode(chunk.batch)
+            held = encoded.context_mask[..., None]
+            context = (encoded.context_states * held).sum(1) / held.sum(1)
+            demand = chunk.model.demand_states(encoded, chunk.batch)[..., :size].mean(1)
+            decision = chunk.model.decision_states(encoded, chunk.batch).mean(1)
+            states = torch.cat([context, demand, decision], dim=-1)
+            parts.append(states[: len(chunk.rows)].double().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def demand(self, situation: Situation, prices: np.ndarray, adapters: Adapters | None = None) -> PathDemand:
         """Demand along price paths.
 
         Args:
             situation (`Situation`): N items with H planned periods.
             prices (`np.ndarray`, shape `(N, P, H)`): Candidate prices, currency.
+            adapters (`Sequence[AdapterWeights or None]`, *optional*): Of the N items; by default the base answers.
 
         Returns:
             `PathDemand`.
         """
         parts: list[tuple[np.ndarray, ...]] = []
-        for rows, padded, batch in self._batches(situation):
+        for chunk in self._chunks(situation, adapters or [None] * len(situation)):
+            batch = chunk.batch
             reference = batch["reference_price"][:, None, None].double()
-            paths = torch.from_numpy(prices[padded]).to(reference.device)
+            paths = torch.from_numpy(prices[chunk.padded]).to(reference.device)
             # An item without any price has none to respond to; the mask says so, a NaN would spread.
             batch["candidate_prices"] = (paths / reference).log().nan_to_num(nan=0.0).float()
-            parts.append(tuple(part[: len(rows)] for part in self._demand_of_batch(batch)))
+            parts.append(tuple(part[: len(chunk.rows)] for part in _demand_of_batch(chunk.model, batch)))
         return PathDemand(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def _demand_of_batch(self, batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, ...]:
-        encoded = self.model.encode(batch)
-        output = self.model.demand(encoded, batch)
-        if output.member_response is None or output.elasticity is None or output.elasticity_std is None:
-            moved = []
-            for shift in (FINITE_DIFFERENCE, -FINITE_DIFFERENCE):
-                shifted = {**batch, "candidate_prices": batch["candidate_prices"] + shift}
-                moved.append(self.model.demand(encoded, shifted).mean.clamp(min=1e-9).log())
-            elasticity = (moved[0] - moved[1]) / (2 * FINITE_DIFFERENCE)
-            spread = torch.full_like(elasticity, torch.nan)
-            response = (elasticity, spread, torch.ones_like(output.mean)[:, :, None])
-        else:
-            centred = output.member_response - output.member_response.mean(2, keepdim=True)
-            response = (output.elasticity, output.elasticity_std, centred.exp())
-        tensors = (output.quantile_values, output.mean, *response)
-        return tuple(tensor.double().cpu().numpy() for tensor in tensors)
 
     @torch.inference_mode()
     def scores(
@@ -125,6 +160,7 @@ class Engine:
         discount: float,
         costs: np.ndarray,
         lead: int,
+        adapters: Adapters | None = None,
     ) -> PolicyScores:
         """What the decision heads say of candidate prices at the origin, under the planned promotion.
 
@@ -135,19 +171,21 @@ class Engine:
             discount (`float`): Per period.
             costs (`np.ndarray`, shape `(N,)`): Unit costs, currency; finite where margin counts.
             lead (`int`): Periods before the price is in force.
+            adapters (`Sequence[AdapterWeights or None]`, *optional*): Of the N items; by default the base answers.
 
         Returns:
             `PolicyScores`.
         """
         parts = []
-        for rows, padded, batch in self._batches(situation):
+        for chunk in self._chunks(situation, adapters or [None] * len(situation)):
+            batch, padded, model = chunk.batch, chunk.padded, chunk.model
             batch["unit_costs"] = (
                 torch.from_numpy(costs[padded]).to(batch["unit_costs"])[:, None].expand_as(batch["unit_costs"])
             )
-            encoded = self.model.encode(batch)
-            decided = self.model.decide(encoded, batch)
+            encoded = model.encode(batch)
+            decided = model.decide(encoded, batch)
             advantages = holding_advantages(
-                self.model,
+                model,
                 encoded,
                 batch,
                 torch.from_numpy(prices[padded]).to(batch["scale"]),
@@ -164,13 +202,31 @@ class Engine:
                 )
                 for log_probs in (decided.behavior_log_probs, decided.policy_log_probs)
             ]
-            parts.append(tuple(tensor[: len(rows)].double().cpu().numpy() for tensor in (*chosen, advantages)))
+            parts.append(tuple(tensor[: len(chunk.rows)].double().cpu().numpy() for tensor in (*chosen, advantages)))
         return PolicyScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _given_promotion(self, log_probs: torch.Tensor, promoted: torch.Tensor) -> torch.Tensor:
         table = log_probs.unflatten(-1, (-1, self.processor.num_rungs))
         chosen = table[torch.arange(len(table), device=table.device), promoted]
         return chosen.log_softmax(-1)
+
+
+def _demand_of_batch(model: PricingFMForPolicy, batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, ...]:
+    encoded = model.encode(batch)
+    output = model.demand(encoded, batch)
+    if output.member_response is None or output.elasticity is None or output.elasticity_std is None:
+        moved = []
+        for shift in (FINITE_DIFFERENCE, -FINITE_DIFFERENCE):
+            shifted = {**batch, "candidate_prices": batch["candidate_prices"] + shift}
+            moved.append(model.demand(encoded, shifted).mean.clamp(min=1e-9).log())
+        elasticity = (moved[0] - moved[1]) / (2 * FINITE_DIFFERENCE)
+        spread = torch.full_like(elasticity, torch.nan)
+        response = (elasticity, spread, torch.ones_like(output.mean)[:, :, None])
+    else:
+        centred = output.member_response - output.member_response.mean(2, keepdim=True)
+        response = (output.elasticity, output.elasticity_std, centred.exp())
+    tensors = (output.quantile_values, output.mean, *response)
+    return tuple(tensor.double().cpu().numpy() for tensor in tensors)
 
 
 def share_weights(model: PricingFMForPolicy) -> PricingFMForPolicy:

@@ -1,20 +1,20 @@
 """PricingPolicy: processor, base, adapters and guardrails behind three questions: demand, curve, price."""
 
 import tempfile
-from dataclasses import dataclass
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 
 from pricing_fm import names
-from pricing_fm.errors import PanelError, SupportError
-from pricing_fm.hub import push
+from pricing_fm.errors import ArtifactError, PanelError, SupportError
+from pricing_fm.hub import download, push
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
-from pricing_fm.policy.artifacts import LoadedAdapter, load_policy_parts
+from pricing_fm.policy.artifacts import LoadedAdapter, load_entry, load_policy_parts, with_common_rank
 from pricing_fm.policy.engine import Engine, PathDemand
 from pricing_fm.policy.recommend import Recommender
 from pricing_fm.policy.request import ItemInputs, RecommendRequest
@@ -24,15 +24,6 @@ from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import NORMAL_80, interpolate_levels, quantile_columns, step_table
 
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Items that one network answers for."""
-
-    rows: np.ndarray
-    engine: Engine
-    adapter: LoadedAdapter | None
 
 
 class PricingPolicy:
@@ -46,7 +37,10 @@ class PricingPolicy:
         processor (`PricingFMProcessor`): Belongs to it.
         adapters (`dict[str | None, LoadedAdapter]`): By category; the key None serves every category.
         base_folder (`Path`, *optional*): Where the base was loaded from; a saved policy is a copy of it.
+        base_fingerprint (`str`, *optional*): From the base's manifest; adapters can be loaded later only with it.
     """
+
+    _changing: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(
         self,
@@ -54,10 +48,11 @@ class PricingPolicy:
         processor: PricingFMProcessor,
         adapters: dict[str | None, LoadedAdapter] | None = None,
         base_folder: Path | None = None,
+        base_fingerprint: str | None = None,
     ):
         self.model, self.processor = model.eval(), processor
-        self.adapters = dict(adapters or {})
-        self.base_folder = base_folder
+        self.adapters = with_common_rank(adapters or {})
+        self.base_folder, self.base_fingerprint = base_folder, base_fingerprint
 
     # -- artifacts ------------------------------------------------------------------------------------------------
 
@@ -87,7 +82,40 @@ class PricingPolicy:
             ArtifactError: If something is missing, altered, or does not belong together.
         """
         parts = load_policy_parts(path, adapter, revision, device, dtype)
-        return cls(parts.model, parts.processor, parts.adapters, parts.base_folder)
+        return cls(parts.model, parts.processor, parts.adapters, parts.base_folder, parts.base_fingerprint)
+
+    def load_adapter(self, source: str | Path, revision: str | None = None) -> None:
+        """Adds an adapter, or puts it in the place of its category's, while other threads use the policy.
+
+        A call that has begun is answered by the adapters it began with; the next one sees the new one.
+
+        Args:
+            source (`str` or `Path`): Folder or Hub repository of the adapter.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+        Raises:
+            ArtifactError: If it is not admitted, or the policy does not know the fingerprint of its base; nothing has
+                changed then.
+        """
+        if self.base_fingerprint is None:
+            raise ArtifactError("this policy's base has no fingerprint; load it with PricingPolicy.from_pretrained")
+        entry = load_entry(download(source, revision).folder, self.model, self.base_fingerprint)
+        with self._changing:
+            self.adapters = with_common_rank({**self.adapters, entry.category: entry})
+
+    def remove_adapter(self, category: str | None) -> None:
+        """Takes an adapter out, while other threads use the policy: the category is then answered by the base.
+
+        Args:
+            category (`str`, *optional*): Exact value in the data; None = the adapter for every category.
+
+        Raises:
+            ArtifactError: If there is none.
+        """
+        with self._changing:
+            if category not in self.adapters:
+                raise ArtifactError(f"no adapter for {category!r}; there are {sorted(map(str, self.adapters))}")
+            self.adapters = {key: entry for key, entry in self.adapters.items() if key != category}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the base into `folder` and the adapter into `folder/adapter` (several: `folder/adapters/<slug>`).
@@ -250,10 +278,8 @@ class PricingPolicy:
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
-        recommender = Recommender(ItemInputs(panel, situation, request))
-        for group in self._groups(situation):
-            recommender.recommend(group.rows, group.engine, group.adapter)
-        return recommender.table()
+        recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
+        return recommender.recommend(self._adapters_of(situation))
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -284,27 +310,17 @@ class PricingPolicy:
             item = situation.item_ids[int(missing.argmax())]
             raise PanelError(f"item {item!r} has neither a price nor a list price; give one of them")
 
-    def _groups(self, situation: Situation) -> list[_Group]:
-        """Items by the network that answers for them."""
-        if not self.adapters:
-            return [_Group(np.arange(len(situation)), Engine(self.model, self.processor), None)]
+    def _adapters_of(self, situation: Situation) -> list[LoadedAdapter | None]:
+        """The adapter that answers for each item; None = the base alone."""
+        adapters = self.adapters  # once: another thread may put new ones in its place
+        general = adapters.get(None)
         category = situation.windows.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
-        general = self.adapters.get(None)
-        owners: dict[int, tuple[LoadedAdapter | None, list[int]]] = {}
-        for row, value in enumerate(category):
-            adapter = self.adapters.get(value, general)
-            owners.setdefault(id(adapter), (adapter, []))[1].append(row)
-        return [
-            _Group(np.asarray(rows), Engine(self.model if adapter is None else adapter.model, self.processor), adapter)
-            for adapter, rows in owners.values()
-        ]
+        return [adapters.get(value, general) for value in category]
 
     def _demand(self, situation: Situation, prices: np.ndarray) -> PathDemand:
-        groups = self._groups(situation)
-        if len(groups) == 1:
-            return groups[0].engine.demand(situation, prices)
-        order = np.argsort(np.concatenate([group.rows for group in groups]))
-        parts = [group.engine.demand(situation.select(group.rows), prices[group.rows]) for group in groups]
-        return PathDemand(
-            *(np.concatenate([getattr(part, name) for part in parts])[order] for name in PathDemand.__annotations__)
-        )
+        weights = [None if adapter is None else adapter.weights for adapter in self._adapters_of(situation)]
+        # Neighbours with one adapter share its numbers instead of copying them.
+        order = np.argsort([id(own) for own in weights], kind="stable")
+        engine = Engine(self.model, self.processor)
+        demand = engine.demand(situation.select(order), prices[order], [weights[row] for row in order])
+        return demand.select(np.argsort(order))

@@ -1,15 +1,17 @@
 """From a situation to one price per item: candidates, guardrails, scores, choice."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from pricing_fm.adapters import AdapterWeights
 from pricing_fm.errors import PanelError
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy.artifacts import LoadedAdapter
-from pricing_fm.policy.engine import Engine, PathDemand
+from pricing_fm.policy.engine import Engine, PathDemand, PolicyScores
 from pricing_fm.policy.planning import (
     best_candidate,
     cautious_gain,
@@ -34,22 +36,6 @@ KEEP, OWN = -2, -1
 
 
 @dataclass(frozen=True)
-class _Job:
-    """Items with one network and one objective."""
-
-    rows: np.ndarray
-    situation: Situation
-    objective: str
-    engine: Engine
-    adapter: LoadedAdapter | None
-    rules: JointRules
-
-    @property
-    def uses_policy(self) -> bool:
-        return self.adapter is not None and self.adapter.has_policy
-
-
-@dataclass(frozen=True)
 class _Candidates:
     """Prices that compete, `(N, P)` each; the last column keeps the item's own price and only serves to compare."""
 
@@ -58,31 +44,92 @@ class _Candidates:
     supported: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Job:
+    """Items with one adapter and one objective, and the first item of each of their decision units."""
+
+    rows: np.ndarray
+    situation: Situation
+    objective: str
+    adapter: LoadedAdapter | None
+    rules: JointRules
+    numbers: np.ndarray
+    first: np.ndarray
+    units: np.ndarray
+    candidates: _Candidates
+
+    @property
+    def uses_policy(self) -> bool:
+        return self.adapter is not None and self.adapter.has_policy
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Items with one adapter: those with a price, their rules, the jobs among them, and those too short to judge."""
+
+    adapter: LoadedAdapter | None
+    priced: np.ndarray
+    rules: JointRules
+    jobs: tuple[_Job, ...]
+    kept: np.ndarray
+
+
 class Recommender:
-    """Collects recommendations of all items of a panel, network by network.
+    """Recommends a price for every item of a panel: rules and choice category by category, the network for all at once.
 
     Args:
         inputs (`ItemInputs`): What is asked, item by item.
+        engine (`Engine`): The base.
     """
 
-    def __init__(self, inputs: ItemInputs):
+    def __init__(self, inputs: ItemInputs, engine: Engine):
         self.inputs, self.situation, self.request = inputs, inputs.situation, inputs.request
+        self.engine = engine
         self.tables: list[pd.DataFrame] = []
         # Price of each decision unit, what bound it, and its propensity.
         self.unit_prices: dict[int, tuple[float, str, float]] = {}
 
-    def recommend(self, rows: np.ndarray, engine: Engine, adapter: LoadedAdapter | None) -> None:
-        """Recommends for the items `rows`, sorted, that one network answers for."""
+    def recommend(self, adapters: Sequence[LoadedAdapter | None]) -> pd.DataFrame:
+        """All recommendations, one row per item, sorted by item.
+
+        Args:
+            adapters (`Sequence[LoadedAdapter or None]`): The adapter that answers for each item; None = the base alone.
+
+        Returns:
+            `pd.DataFrame`: As `PricingPolicy.recommend`.
+        """
+        owners: dict[int, tuple[LoadedAdapter | None, list[int]]] = {}
+        for row, adapter in enumerate(adapters):
+            owners.setdefault(id(adapter), (adapter, []))[1].append(row)
+        shares = [self._share(np.asarray(rows), adapter) for adapter, rows in owners.values()]
+        jobs = [job for share in shares for job in share.jobs]
+        answers = iter(zip(self._demands(jobs), self._decisions(jobs), strict=True))
+        for share in shares:
+            for job in share.jobs:
+                self._choose(job, *next(answers))
+            self._keep_prices(share)
+        first = self.situation.windows.future_timestamps[0, self.request.decision_lead]
+        table = pd.concat(self.tables, ignore_index=True).sort_values("item_id", ignore_index=True)
+        groups = self.inputs.substitute_groups(table["item_id"])
+        return finished_table(table, first, groups, self.request.prediction_length)
+
+    def _share(self, rows: np.ndarray, adapter: LoadedAdapter | None) -> _Share:
         has_price = np.isfinite(self.situation.current_price[rows])
         priced = rows[has_price]
         rules = self._joint_rules(priced, adapter)
         usable = has_price & (self.situation.observed_periods[rows] >= FEWEST_OBSERVED)
+        jobs = []
         for objective in OBJECTIVES:
             chosen = rows[usable & (self.inputs.objectives[rows] == objective)]
             if len(chosen):
-                own_rules = rules.select(np.searchsorted(priced, chosen))
-                self._choose(_Job(chosen, self.situation.select(chosen), objective, engine, adapter, own_rules))
-        self._keep_prices(rows[~usable], priced, rules, adapter)
+                jobs.append(self._job(chosen, objective, adapter, rules.select(np.searchsorted(priced, chosen))))
+        return _Share(adapter, priced, rules, tuple(jobs), rows[~usable])
+
+    def _job(self, rows: np.ndarray, objective: str, adapter: LoadedAdapter | None, rules: JointRules) -> _Job:
+        situation = self.situation.select(rows)
+        numbers, first, units = np.unique(self.inputs.units[rows], return_index=True, return_inverse=True)
+        candidates = self._candidates(situation, adapter, rules, first[units])
+        return _Job(rows, situation, objective, adapter, rules, numbers, first, units, candidates)
 
     def _joint_rules(self, priced: np.ndarray, adapter: LoadedAdapter | None) -> JointRules:
         given = self.request.guardrails is not None or adapter is None
@@ -95,19 +142,42 @@ class Recommender:
             [self.situation.item_ids[row] for row in priced],
         )
 
-    def table(self) -> pd.DataFrame:
-        """All recommendations, one row per item, sorted by item."""
-        first = self.situation.windows.future_timestamps[0, self.request.decision_lead]
-        table = pd.concat(self.tables, ignore_index=True).sort_values("item_id", ignore_index=True)
-        groups = self.inputs.substitute_groups(table["item_id"])
-        return finished_table(table, first, groups, self.request.prediction_length)
+    def _demands(self, jobs: Sequence[_Job]) -> list[PathDemand]:
+        """Demand at every job's candidates, whatever adapters they need, in shared forward passes."""
+        if not jobs:
+            return []
+        paths = np.concatenate([self._paths(job.situation, job.candidates.final) for job in jobs])
+        together = self.engine.demand(self._situation_of(jobs), paths, _weights_of(jobs))
+        return [together.select(rows) for rows in _rows_of(jobs)]
 
-    def _choose(self, job: _Job) -> None:
-        numbers, first, units = np.unique(self.inputs.units[job.rows], return_index=True, return_inverse=True)
-        candidates = self._candidates(job, first[units])
-        demand = job.engine.demand(job.situation, self._paths(job.situation, candidates.final))
-        if job.uses_policy:
-            scores, allowed = self._policy_scores(job, candidates)
+    def _decisions(self, jobs: Sequence[_Job]) -> list[PolicyScores | None]:
+        """What the decision heads say of every job's candidates; None where no policy was trained."""
+        found: dict[int, PolicyScores] = {}
+        terms: dict[tuple[RewardWeights, float], list[int]] = {}
+        for number, job in enumerate(jobs):
+            if job.adapter is not None and job.uses_policy:
+                terms.setdefault((_rewards_of(job), job.adapter.discount), []).append(number)
+        for (rewards, discount), numbers in terms.items():
+            asked = [jobs[number] for number in numbers]
+            together = self.engine.scores(
+                self._situation_of(asked),
+                np.concatenate([job.candidates.final for job in asked]),
+                rewards,
+                discount,
+                np.nan_to_num(self.inputs.costs[np.concatenate([job.rows for job in asked])]),
+                self.request.decision_lead,
+                _weights_of(asked),
+            )
+            found |= {number: together.select(rows) for number, rows in zip(numbers, _rows_of(asked), strict=True)}
+        return [found.get(number) for number in range(len(jobs))]
+
+    def _situation_of(self, jobs: Sequence[_Job]) -> Situation:
+        return self.situation.select(np.concatenate([job.rows for job in jobs]))
+
+    def _choose(self, job: _Job, demand: PathDemand, decisions: PolicyScores | None) -> None:
+        numbers, first, units, candidates = job.numbers, job.first, job.units, job.candidates
+        if decisions is not None:
+            scores, allowed = self._policy_scores(job, decisions)
         else:
             scores, allowed = self._planned_scores(job, candidates, demand), candidates.supported
         scores = self._unit_scores(candidates, demand, scores, units)[first]
@@ -132,26 +202,28 @@ class Recommender:
                 candidates.final,
                 demand,
                 chosen,
-                job.engine.levels,
-                job.engine.processor.step_correlation,
+                self.engine.levels,
+                self.engine.processor.step_correlation,
                 self.request.decision_lead,
             )
         )
 
-    def _candidates(self, job: _Job, first: np.ndarray) -> _Candidates:
+    def _candidates(
+        self, situation: Situation, adapter: LoadedAdapter | None, rules: JointRules, first: np.ndarray
+    ) -> _Candidates:
         """The ladder of each decision unit's first member, its current price, and the item's own: what rules leave."""
-        processor, situation = job.engine.processor, job.situation
-        references = job.engine.reference_prices(situation)
+        processor = self.engine.processor
+        references = self.engine.reference_prices(situation)
         current = situation.current_price
         rungs = processor.rung_prices(references)
         proposed = np.concatenate([rungs[first], current[first][:, None], current[:, None]], axis=1)
         final = proposed.copy()
-        final[:, :KEEP] = job.rules.admissible(proposed[:, :KEEP], situation.item_ids)
-        final[:, KEEP] = job.rules.kept(proposed[:, KEEP], situation.item_ids)
+        final[:, :KEEP] = rules.admissible(proposed[:, :KEEP], situation.item_ids)
+        final[:, KEEP] = rules.kept(proposed[:, KEEP], situation.item_ids)
         promoted = situation.planned_promotion[:, self.request.decision_lead] > 0
         supported = item_support(situation.windows, final, promoted, processor.ladder_step / 2)
-        if job.adapter is not None and job.adapter.support is not None:
-            tried = np.stack([job.adapter.support.tried(kind) for kind in (0, 1)])
+        if adapter is not None and adapter.support is not None:
+            tried = np.stack([adapter.support.tried(kind) for kind in (0, 1)])
             supported |= tried[promoted.astype(int)[:, None], processor.rungs(final, references)]
         return _Candidates(proposed, final, supported)
 
@@ -197,24 +269,13 @@ class Recommender:
         revenue = candidates.final[:, OWN] * demand.mean[:, OWN, lead:].sum(-1)
         return cautious_gain(value, own, CAUTION) / np.maximum(revenue, 1e-9)[:, None]
 
-    def _policy_scores(self, job: _Job, candidates: _Candidates) -> tuple[np.ndarray, np.ndarray]:
+    def _policy_scores(self, job: _Job, scores: PolicyScores) -> tuple[np.ndarray, np.ndarray]:
         """Log probability plus cautious advantage of each candidate `(N, P)`, and which of them are supported."""
         assert job.adapter is not None
-        if job.objective == "units":
-            raise PanelError(
-                "an adapter's policy prices for margin or revenue; for units load a forecast adapter or the base alone"
-            )
-        rewards = job.adapter.rewards
-        if (rewards.margin > 0) != (job.objective == "margin"):
-            rewards = RewardWeights() if job.objective == "margin" else RewardWeights(margin=0.0, revenue=1.0)
-        costs = np.nan_to_num(self.inputs.costs[job.rows])
-        scores = job.engine.scores(
-            job.situation, candidates.final, rewards, job.adapter.discount, costs, self.request.decision_lead
-        )
         advantage = scores.advantages.mean(-1) - CAUTION * scores.advantages.std(-1)
         # Per held period, so that the aggressiveness means the same for a short and a long decision.
         total = scores.policy + job.adapter.aggressiveness * advantage / self.request.prediction_length
-        return total, candidates.supported & (scores.behavior >= np.log(BEHAVIOR_THRESHOLD))
+        return total, job.candidates.supported & (scores.behavior >= np.log(BEHAVIOR_THRESHOLD))
 
     def _pick(
         self, job: _Job, candidates: _Candidates, scores: np.ndarray, allowed: np.ndarray, first: np.ndarray
@@ -232,10 +293,9 @@ class Recommender:
         key = f"{self.request.seed}|{item_id}|{moment}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2.0**64
 
-    def _keep_prices(
-        self, rows: np.ndarray, priced: np.ndarray, rules: JointRules, adapter: LoadedAdapter | None
-    ) -> None:
+    def _keep_prices(self, share: _Share) -> None:
         """Items with too little history to judge follow their decision unit, else keep their price inside the rules."""
+        rows, priced = share.kept, share.priced
         if not len(rows):
             return
         units, situation = self.inputs.units, self.situation
@@ -243,7 +303,7 @@ class Recommender:
         kept = priced[np.isin(priced, rows)]
         speaking = kept[np.unique(units[kept], return_index=True)[1]]
         if len(speaking):
-            own = rules.select(np.searchsorted(priced, speaking))
+            own = share.rules.select(np.searchsorted(priced, speaking))
             current = situation.current_price[speaking]
             final = own.kept(current, [situation.item_ids[row] for row in speaking])
             for row, price, rule in zip(speaking, final, own.binding_rules(current[:, None], final), strict=True):
@@ -257,10 +317,34 @@ class Recommender:
                 np.array(prices),
                 np.array(binding, dtype=object),
                 np.array(propensity),
-                describe_source(adapter),
+                describe_source(share.adapter),
                 self.request.decision_lead,
             )
         )
+
+
+def _rows_of(jobs: Sequence[_Job]) -> list[np.ndarray]:
+    """Where each job's items stand when all are put one after the other."""
+    ends = np.cumsum([len(job.rows) for job in jobs])
+    return [np.arange(end - len(job.rows), end) for job, end in zip(jobs, ends, strict=True)]
+
+
+def _weights_of(jobs: Sequence[_Job]) -> list[AdapterWeights | None]:
+    """The numbers of each item's adapter."""
+    return [None if job.adapter is None else job.adapter.weights for job in jobs for _ in job.rows]
+
+
+def _rewards_of(job: _Job) -> RewardWeights:
+    """What the adapter's policy maximises, if that is what is asked for, else the plain objective."""
+    assert job.adapter is not None
+    if job.objective == "units":
+        raise PanelError(
+            "an adapter's policy prices for margin or revenue; for units load a forecast adapter or the base alone"
+        )
+    rewards = job.adapter.rewards
+    if (rewards.margin > 0) == (job.objective == "margin"):
+        return rewards
+    return RewardWeights() if job.objective == "margin" else RewardWeights(margin=0.0, revenue=1.0)
 
 
 def describe_source(adapter: LoadedAdapter | None) -> str:

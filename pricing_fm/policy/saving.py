@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pricing_fm.adapters import category_slug, point_adapter_to_base, read_adapter
+from pricing_fm.adapters import adapter_name, point_adapter_to_base, read_adapter
 from pricing_fm.artifact import CARD, MANIFEST, read_manifest, verify_artifact, write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.errors import ArtifactError
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
-from pricing_fm.policy.artifacts import ADAPTER_FOLDER, ADAPTERS_FOLDER, ALL_CATEGORIES, LoadedAdapter
+from pricing_fm.policy.artifacts import ADAPTER_FOLDER, ADAPTERS_FOLDER, LoadedAdapter
 
 
 def save_policy(
@@ -59,11 +59,7 @@ def save_policy(
 
 
 def _place_of(entry: LoadedAdapter, folder: Path, count: int) -> Path:
-    return (
-        folder / ADAPTER_FOLDER
-        if count == 1
-        else folder / ADAPTERS_FOLDER / category_slug(entry.category or ALL_CATEGORIES)
-    )
+    return folder / ADAPTER_FOLDER if count == 1 else folder / ADAPTERS_FOLDER / adapter_name(entry.category)
 
 
 def _folder_of(entry: LoadedAdapter) -> Path:
