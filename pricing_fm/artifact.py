@@ -214,7 +214,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path.parent}: {path.name} is missing; every artifact has it. Export it again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a number of thousands of digits, endless nesting
         raise ArtifactError(f"{path}: not readable as JSON ({error}). Export the artifact again") from error
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: expected a JSON object, found {type(content).__name__}. Export it again")
