@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate.utils import set_seed
+from peft import PeftModel
 
-from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, category_slugs, save_adapter
+from pricing_fm.adapters import (
+    LoraArguments,
+    add_adapter,
+    category_slug,
+    category_slugs,
+    load_adapter,
+    save_adapter,
+    train_only,
+)
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.guardrails import load_guardrails
 from pricing_fm.hub import download
-from pricing_fm.models import PricingFMProcessor
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
@@ -45,6 +54,12 @@ class SourceArguments:
         default=None,
         metadata={"help": "What may be seen of prices and promotions, for ablations; default: the base's."},
     )
+    initial_adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or repository of an adapter to start from (recipes/meta_train.py); it sets the rank."
+        },
+    )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
 
 
@@ -71,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     panel = visible_panel(full, source.category, how)
     policy, rewards = check_costs(panel, policy, rewards)
     slug = category_slug(source.category)
-    network = add_adapter(model, slug, lora, seed=loop.seed)
+    network = start_adapter(model, slug, lora, loop.seed, source.initial_adapter, fingerprint)
     result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards)
     folder = save_adapter(
         network,
@@ -85,6 +100,17 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     used = source, how, policy, rewards, lora, optim, loop, output
     save_rest(folder, processor, full, panel, fingerprint, used, result)
     return result
+
+
+def start_adapter(
+    model: PricingFMForPolicy, slug: str, lora: LoraArguments, seed: int, initial: str | None, fingerprint: str
+) -> PeftModel:
+    """A new adapter, at the base or where another one ended, the only thing that is trained."""
+    if initial is None:
+        return add_adapter(model, slug, lora, seed=seed)
+    network = load_adapter(model, slug, download(initial).folder, fingerprint)
+    train_only(network, [slug])
+    return network
 
 
 def refuse_loop_keys(loop: LoopArguments, output: OutputArguments) -> None:

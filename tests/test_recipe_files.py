@@ -21,6 +21,7 @@ from recipes import (
     elasticity,
     evaluate,
     fit_market,
+    meta_train,
     pretrain,
     randomised_prices,
     simulate,
@@ -43,6 +44,7 @@ NEEDED = {
     elasticity: ["--output_dir", "out"],
     randomised_prices: ["--base", "base", "--output_dir", "out"],
     ablation: ["--output_dir", "out"],
+    meta_train: ["--base", "base", "--output_dir", "out"],
 }
 # A file that names these leaves out the others.
 INSTEAD = {"stores": "panels"}
@@ -64,6 +66,7 @@ def owner_of(path: Path) -> ModuleType:
         "fit_market": "fit_market",
         "base": "pretrain",
         "corpus": "build_corpus",
+        "retail": "meta_train",
     }
     owners = {
         "pretrain": pretrain,
@@ -75,6 +78,7 @@ def owner_of(path: Path) -> ModuleType:
         "elasticity": elasticity,
         "randomised": randomised_prices,
         "ablation": ablation,
+        "meta_train": meta_train,
     }
     return owners[special.get(path.stem, path.stem.split("_")[0])]
 

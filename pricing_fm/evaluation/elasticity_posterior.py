@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -116,6 +117,41 @@ def sample_posterior(
     Returns:
         `Posterior`.
     """
+    found = sample_draws(model, log, settings, number)
+    final = float(log.log_price[-1])
+    values = [model.compute_elasticity(draws, log, final).numpy() for draws in found.draws]
+    elasticity = np.clip(np.concatenate(values).astype(np.float64), 0.0, HIGHEST_ELASTICITY)
+    lower, upper = np.quantile(elasticity, (0.1, 0.9))
+    rank = float((elasticity < truth).mean()) if np.isfinite(truth) else float("nan")
+    return Posterior(float(elasticity.mean()), float(lower), float(upper), rank, found.accepted, found.steps)
+
+
+class PosteriorDraws(NamedTuple):
+    """Candidate truths of one shop, equally likely given its log.
+
+    Attributes:
+        draws: Particles after each of the final sweeps.
+        accepted: Share of the final moves that were accepted.
+        steps: Steps in which the likelihood was turned on.
+    """
+
+    draws: tuple[Draws, ...]
+    accepted: float
+    steps: int
+
+
+def sample_draws(model: ShopModel, log: ShopLog, settings: SamplerSettings, number: int) -> PosteriorDraws:
+    """Posterior of everything that a shop's log leaves open.
+
+    Args:
+        model (`ShopModel`): Prior and likelihood.
+        log (`ShopLog`): The item's log.
+        settings (`SamplerSettings`): Effort.
+        number (`int`): Number of the item, part of the seed.
+
+    Returns:
+        `PosteriorDraws`.
+    """
     random = np.random.default_rng((settings.seed, number))
     cloud = _Cloud.of_prior(model, log, settings.particles, random)
     temperature, steps = 0.0, 0
@@ -130,11 +166,24 @@ def sample_posterior(
     for _ in range(settings.final_sweeps):
         cloud, moved = cloud.move(model, log, temperature, random)
         accepted.append(moved)
-        found.append(model.compute_elasticity(cloud.draws, log, float(log.log_price[-1])).numpy())
-    elasticity = np.clip(np.concatenate(found).astype(np.float64), 0.0, HIGHEST_ELASTICITY)
-    lower, upper = np.quantile(elasticity, (0.1, 0.9))
-    rank = float((elasticity < truth).mean()) if np.isfinite(truth) else float("nan")
-    return Posterior(float(elasticity.mean()), float(lower), float(upper), rank, float(np.mean(accepted)), steps)
+        found.append(cloud.draws)
+    return PosteriorDraws(tuple(found), float(np.mean(accepted)), steps)
+
+
+def draw_prior(model: ShopModel, count: int, seed: Sequence[int]) -> Draws:
+    """Candidate truths before any log is seen.
+
+    Args:
+        model (`ShopModel`): Prior.
+        count (`int`): Candidates.
+        seed (`Sequence[int]`): Seed of the draws.
+
+    Returns:
+        `Draws`.
+    """
+    random = np.random.default_rng(seed)
+    normal = random.standard_normal((count, len(COORDINATES)))
+    return _build_draws(normal, *_draw_kinds(model, count, random))
 
 
 @dataclass(frozen=True)

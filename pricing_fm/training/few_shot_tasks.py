@@ -5,7 +5,7 @@ siblings say. Shapes: C categories, R rows (windows) of each.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -50,9 +50,9 @@ class TaskArguments:
         holdout_share (`float`): Last share of the visible weeks that decides on the number of steps.
     """
 
-    weeks: tuple[int, ...] = (0, 4, 13, 26)
-    query_weeks: int = 8
-    holdout_share: float = 0.25
+    weeks: tuple[int, ...] = field(default=(0, 4, 13, 26), metadata={"help": "numbers of visible weeks, mixed"})
+    query_weeks: int = field(default=8, metadata={"help": "weeks after the origin that judge an adaptation"})
+    holdout_share: float = field(default=0.25, metadata={"help": "last share of visible weeks that decides on steps"})
 
     def __post_init__(self) -> None:
         wrong = [k for k in self.weeks if k < 0 or 0 < k < FEWEST_WEEKS]
@@ -175,6 +175,14 @@ def select_categories(task: FewShotTask, places: torch.Tensor) -> FewShotTask:
     """Some of a task's categories, in the given order; places `(c,)`, long."""
     parts = ({name: tensor[places] for name, tensor in part.items()} for part in vars(task).values())
     return FewShotTask(*parts)
+
+
+def concatenate_tasks(tasks: Sequence[FewShotTask]) -> FewShotTask:
+    """Tasks of several panels at the same k as one, category after category; rows and weeks have to agree."""
+    if len(tasks) == 1:
+        return tasks[0]
+    parts = zip(*(vars(task).values() for task in tasks), strict=True)
+    return FewShotTask(*({name: torch.cat([one[name] for one in part]) for name in part[0]} for part in parts))
 
 
 def flatten_rows(batch: Batch) -> Batch:

@@ -84,7 +84,8 @@ def gradients(
     leaves = {name: tensor.detach().requires_grad_(True) for name, tensor in stack.items()}
     with torch.enable_grad():
         losses = losses_of(model, leaves, batch, scaling)
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        # A plan does not use what only forecasts need, such as the quantiles.
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
     return losses.detach(), dict(zip(leaves, found, strict=True))
 
 

@@ -1,0 +1,285 @@
+"""The k-shot curve: what adapting to k weeks earns in held-out simulated categories, beside rivals and placebos.
+
+Starts are adapters of recipes/meta_train.py, given as `name=folder`; each is measured as it is and after gradient
+steps on the visible weeks. Beside them: the base alone (context without gradients), a start at zero with low-rank and
+with full updates, mean and nearest of the training categories' adapters, price rules, oracles, and two placebos.
+Strategies are kept as they are done, and a second start goes on where the first one ended.
+
+Example: OMP_NUM_THREADS=1 python benchmarks/few_shot_curve.py --base model_cards/pricing-fm-nano \
+    --starts fomaml=outputs/meta/fomaml --output_dir outputs/few_shot
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, load_adapter
+from pricing_fm.evaluation.elasticity_posterior import SamplerSettings
+from pricing_fm.evaluation.few_shot import (
+    FewShotBench,
+    Start,
+    Strategy,
+    another_categorys_weeks,
+    few_shot_rows,
+    gradient_adaptation,
+    mean_of_adapters,
+    multiply_out,
+    nearest_adapter,
+    no_adaptation,
+    score_prices,
+    score_strategies,
+    shuffled_outcomes,
+    tabulate,
+)
+from pricing_fm.evaluation.few_shot_ceiling import posterior_prices
+from pricing_fm.evaluation.few_shot_markets import (
+    DecisionTruth,
+    FewShotMarketArguments,
+    build_decision_store,
+    decision_categories,
+    find_truth,
+    simulate_categories,
+)
+from pricing_fm.evaluation.few_shot_rivals import score_rivals
+from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.policy import load_base
+from pricing_fm.results import DataSource, build_results, write_results
+from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
+from pricing_fm.training.inner_loop import adapt_task
+from pricing_fm.training.meta_run import INNER_OPTIM
+from pricing_fm.training.stacked_updates import from_adapter, repeat
+
+DECISION_HEAD = "decision_head"
+LORA = LoraArguments()
+SCALING = LORA.lora_alpha / LORA.lora_rank
+PLANNER = "zero_shot"
+
+
+def main() -> None:
+    arguments = read_arguments()
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, processor, fingerprint = load_base(arguments.base)
+    model.requires_grad_(False)
+    check_same_run(folder / "run.json", arguments, fingerprint)
+    market = FewShotMarketArguments(
+        train_categories=arguments.train_categories,
+        test_categories=arguments.test_categories,
+        stocked_share=arguments.stocked_share,
+        reference_share=arguments.reference_share,
+        train_seed=arguments.train_seed,
+        test_seed=arguments.test_seed,
+    )
+    settings = TaskArguments(weeks=tuple(arguments.weeks))
+    logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
+    truth = find_truth(logs, market.decision_weeks)
+    tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
+    bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING)
+    strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
+    table = measure(bench, strategies, arguments, folder / "categories.csv")
+    rows = few_shot_rows(table, f"shops-{market.test_seed}", arguments.seed, PLANNER)
+    write_results(folder, build_results("few_shot_curve", [source], rows))
+    names = list(table["strategy"].unique())
+    plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
+    Console().print(tabulate(table, names).round(3).to_string())
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="folder of the base")
+    parser.add_argument("--output_dir", required=True, help="categories.csv, results.json, curve.png")
+    parser.add_argument("--starts", nargs="*", default=[], help="adapters to start from, as name=folder")
+    parser.add_argument("--weeks", nargs="+", type=int, default=[0, 4, 13, 26], help="numbers of visible weeks")
+    parser.add_argument("--only", nargs="*", default=[], help="only these strategies, and the base alone")
+    parser.add_argument("--test_categories", type=int, default=30, help="held-out categories")
+    parser.add_argument("--train_categories", type=int, default=40, help="categories whose adapters are averaged")
+    parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")
+    parser.add_argument("--reference_share", type=float, default=0.25, help="share that remembers prices")
+    parser.add_argument("--train_seed", type=int, default=910_000, help="seed of the training categories")
+    parser.add_argument("--test_seed", type=int, default=930_000, help="seed of the held-out categories")
+    parser.add_argument("--steps", type=int, default=5, help="most gradient steps of an adaptation")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate where none was learned")
+    parser.add_argument("--ceiling", action="store_true", help="also the posterior; needs both shares at 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of first updates, placebos and bootstraps")
+    return parser.parse_args()
+
+
+def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
+    """Scores of other settings must not stand beside new ones; strategies may be added."""
+    free = ("base", "output_dir", "starts", "only", "ceiling")
+    run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
+    if file.is_file() and json.loads(file.read_text()) != run:
+        raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")
+    file.write_text(json.dumps(run, indent=1) + "\n")
+
+
+def build_tasks(
+    logs: list[SimulatedLog],
+    market: FewShotMarketArguments,
+    settings: TaskArguments,
+    processor: PricingFMProcessor,
+    patch: int,
+) -> tuple[dict[int, FewShotTask], DataSource]:
+    """Tasks of all categories by number of visible weeks, and where they come from."""
+    name = f"shops-{logs[0].settings.seed // 100 * 100}"
+    store = build_decision_store(logs, market.decision_weeks, name)
+    categories = decision_categories(store, max(settings.weeks), market.decision_weeks)
+    tasks = {k: build_task(store, categories, processor, k, settings, patch) for k in settings.weeks}
+    return tasks, DataSource(store.name, store.fingerprint)
+
+
+def build_strategies(
+    bench: FewShotBench,
+    arguments: argparse.Namespace,
+    market: FewShotMarketArguments,
+    settings: TaskArguments,
+    processor: PricingFMProcessor,
+    fingerprint: str,
+) -> dict[str, Strategy]:
+    """By name; those that are not asked for are not made ready either."""
+    fresh = fresh_update(bench.model, arguments.seed)
+    steps, rate = arguments.steps, arguments.rate
+
+    def start(update: dict[str, torch.Tensor], stops_early: bool = True) -> Strategy:
+        rates = {name: torch.tensor(rate) for name in update}
+        return gradient_adaptation(bench, Start(update, rates, steps, stops_early))
+
+    zeros = {
+        f"{name.rpartition('.')[0]}.full": torch.zeros(fresh[name].shape[0], other.shape[1])
+        for name, other in ((one.replace("lora_A", "lora_B"), fresh[one]) for one in fresh if one.endswith("lora_A"))
+    }
+    strategies: dict[str, Strategy] = {
+        PLANNER: no_adaptation(),
+        "zero_init": start(fresh),
+        "zero_init_all_steps": start(fresh, stops_early=False),
+        "full_fine_tune": start(zeros),
+        "shuffled_outcomes": shuffled_outcomes(start(fresh, stops_early=False), arguments.seed),
+        "another_categorys_weeks": another_categorys_weeks(start(fresh, stops_early=False)),
+    }
+    for given in arguments.starts:
+        name, _, folder = given.partition("=")
+        update, rates = read_start(bench.model, Path(folder), fingerprint, rate)
+        strategies[name] = gradient_adaptation(bench, Start(update, rates, steps, False))
+        strategies[f"{name}_without_steps"] = no_adaptation(update)
+        strategies[f"{name}_early_stop"] = gradient_adaptation(bench, Start(update, rates, steps, True))
+    needed = {"mean_of_adapters", "nearest_adapter", "random_adapter"}
+    if not arguments.only or needed & set(arguments.only):
+        strategies |= neighbours(bench, arguments, market, settings, processor, fresh)
+    if unknown := sorted(set(arguments.only) - set(strategies)):
+        raise SystemExit(f"unknown strategies {unknown}; known are {', '.join(strategies)}")
+    return {name: one for name, one in strategies.items() if not arguments.only or name in {PLANNER, *arguments.only}}
+
+
+def neighbours(
+    bench: FewShotBench,
+    arguments: argparse.Namespace,
+    market: FewShotMarketArguments,
+    settings: TaskArguments,
+    processor: PricingFMProcessor,
+    fresh: dict[str, torch.Tensor],
+) -> dict[str, Strategy]:
+    """Adapters of training categories, from their longest visible history: averaged, the nearest, and any."""
+    logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
+    known, _ = build_tasks(logs, market, settings, processor, bench.model.config.patch_length)
+    longest = known[max(settings.weeks)]
+    rates = {name: torch.tensor(arguments.rate) for name in fresh}
+    begin = repeat(fresh, len(longest.query["loss_weights"]))
+    adapted = adapt_task(bench.model, begin, longest, rates, arguments.steps, bench.optim, bench.scaling, False)
+    adapters = multiply_out(adapted.stack, bench.scaling)
+    generator = torch.Generator().manual_seed(arguments.seed)
+
+    def any_adapter(task: FewShotTask) -> dict[str, torch.Tensor]:
+        count = len(task.query["loss_weights"])
+        chosen = torch.randint(len(next(iter(adapters.values()))), (count,), generator=generator)
+        return {name: tensor[chosen] for name, tensor in adapters.items()}
+
+    return {
+        "mean_of_adapters": mean_of_adapters(adapters),
+        "nearest_adapter": nearest_adapter(adapters, known, bench),
+        "random_adapter": any_adapter,
+    }
+
+
+def fresh_update(model: PricingFMForPolicy, seed: int) -> dict[str, torch.Tensor]:
+    """A low-rank update that changes nothing yet, without the decision heads."""
+    network = add_adapter(copy.deepcopy(model), "one", LORA, seed=seed)
+    found = from_adapter(adapter_parameters(network, "one"))
+    return {name: tensor for name, tensor in found.items() if not name.startswith(DECISION_HEAD)}
+
+
+def read_start(
+    model: PricingFMForPolicy, folder: Path, fingerprint: str, rate: float
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Update and learning rates of a meta-trained adapter."""
+    network = load_adapter(copy.deepcopy(model), "one", folder, fingerprint)
+    found = from_adapter(adapter_parameters(network, "one"))
+    update = {name: tensor for name, tensor in found.items() if not name.startswith(DECISION_HEAD)}
+    saved = json.loads((folder / "inner_rates.json").read_text())
+    return update, {name: torch.tensor(saved[name]) for name in update}
+
+
+def measure(
+    bench: FewShotBench, strategies: dict[str, Strategy], arguments: argparse.Namespace, file: Path
+) -> pd.DataFrame:
+    """All scores; those that stand in the file already are not computed again."""
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["strategy", "k"])
+    done = set(zip(table["strategy"], table["k"], strict=True))
+
+    def keep(part: pd.DataFrame) -> None:
+        nonlocal table
+        table = part if table.empty else pd.concat([table, part], ignore_index=True)
+        table.to_csv(file, index=False, float_format="%.6g")
+
+    with Progress() as progress:
+        bar = progress.add_task("scores", total=(len(strategies) + 1) * len(bench.tasks))
+        for weeks, task in bench.tasks.items():
+            if ("list_price", weeks) not in done:
+                keep(score_rivals(bench.truth, weeks))
+            if arguments.ceiling and ("ceiling", weeks) not in done:
+                keep(score_prices(bench.truth, plan_ceiling(bench.truth, weeks, arguments), "ceiling", weeks))
+            progress.advance(bar)
+            for name, strategy in strategies.items():
+                if (name, weeks) not in done:
+                    keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}))
+                progress.advance(bar)
+    return table
+
+
+def plan_ceiling(truth: DecisionTruth, weeks: int, arguments: argparse.Namespace) -> np.ndarray:
+    """Prices of the simulator's own posterior."""
+    market = RetailSettings(stocked_share=arguments.stocked_share, reference_share=arguments.reference_share)
+    return posterior_prices(truth, weeks, SamplerSettings(particles=100, final_sweeps=6), market, ManagerSettings())
+
+
+def plot(curve: pd.DataFrame) -> plt.Figure:
+    """One line per strategy over the visible weeks."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    places = np.arange(len(curve.columns))
+    for number, (name, row) in enumerate(curve.iterrows()):
+        axes.plot(
+            places, row.to_numpy(), marker="o", color=f"C{number % 10}", ls="-" if number < 10 else "--", label=name
+        )
+    axes.set_xticks(places, [str(weeks) for weeks in curve.columns])
+    axes.set_xlabel("visible weeks of the category")
+    axes.set_ylabel("share of the gap closed (interquartile mean)")
+    axes.axhline(0, color="grey", lw=0.8)
+    axes.axhline(1, color="grey", lw=0.8)
+    axes.set_ylim(-0.3, 1.05)
+    axes.legend(fontsize=7, ncols=2)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""One meta-training from tasks to a start that adapters can be made from: split, train, measure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from pricing_fm.models import PricingFMForPolicy
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.few_shot_tasks import FewShotTask, select_categories
+from pricing_fm.training.inner_loop import adapt_stack, query_losses
+from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.meta import MetaArguments, MetaLearner, TaskBatchSource, join_task
+from pricing_fm.training.stacked_updates import repeat
+
+# Of the inner steps: decay would pull an update to zero that starts at zero.
+INNER_OPTIM = OptimArguments(weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class MetaResult:
+    """What a meta-training came to.
+
+    Args:
+        update (`dict[str, torch.Tensor]`): Where adapters start, see `stacked_updates`.
+        rates (`dict[str, torch.Tensor]`): Learning rate of every tensor.
+        losses (`dict[str, dict[int, float]]`): Mean query loss on the validation categories by number of visible weeks:
+            `base`, `start` (without adaptation) and `adapted`.
+        training (`TrainingResult`): Of the loop.
+    """
+
+    update: dict[str, torch.Tensor]
+    rates: dict[str, torch.Tensor]
+    losses: dict[str, dict[int, float]]
+    training: TrainingResult
+
+
+def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[dict, dict]:
+    """Tasks of the categories to learn from, and of those that choose the step: every `1 / share`-th one.
+
+    Args:
+        tasks (`Mapping[int, FewShotTask]`): By number of visible weeks, the same categories in each.
+        share (`float`): Of the categories that validate, in (0, 1).
+
+    Raises:
+        ValueError: If either side would be empty.
+    """
+    count = len(next(iter(tasks.values())).query["loss_weights"])
+    stride = round(1 / share)
+    if count < stride or stride < 2:
+        raise ValueError(f"{count} categories cannot be split with a validation share of {share}; give more categories")
+    places = torch.arange(count)
+    held = places % stride == stride - 1
+    sides = (places[~held], places[held])
+    learned, validation = ({k: select_categories(task, side) for k, task in tasks.items()} for side in sides)
+    return learned, validation
+
+
+def meta_train(
+    model: PricingFMForPolicy,
+    begin: Mapping[str, torch.Tensor],
+    tasks: Mapping[int, FewShotTask],
+    arguments: MetaArguments,
+    validation_share: float,
+    scaling: float,
+    optim: OptimArguments,
+    loop: LoopArguments,
+    output: OutputArguments,
+    accelerator: Accelerator | None = None,
+) -> MetaResult:
+    """Learns where adapters start.
+
+    Args:
+        model (`PricingFMForPolicy`): The base; frozen here, and not changed.
+        begin (`Mapping[str, torch.Tensor]`): First update.
+        tasks (`Mapping[int, FewShotTask]`): By number of visible weeks.
+        arguments (`MetaArguments`): Strategy.
+        validation_share (`float`): Share of the categories that choose the step.
+        scaling (`float`): Of low-rank updates.
+        optim (`OptimArguments`): Of the outer steps.
+        loop (`LoopArguments`): How long.
+        output (`OutputArguments`): Logs and checkpoints.
+        accelerator (`Accelerator`, *optional*): The processes.
+
+    Returns:
+        `MetaResult`.
+    """
+    model.requires_grad_(False)
+    learned, validation = split_categories(tasks, validation_share)
+    learner = MetaLearner(model, begin, arguments, INNER_OPTIM, scaling)
+    source = TaskBatchSource(learned, arguments.categories_per_step, loop.seed)
+    batches = [join_task(task, torch.arange(len(task.query["loss_weights"]))) for task in validation.values()]
+    result = train(learner, source, optim, loop, output, batches, accelerator)
+    losses = measure(learner, model, validation)
+    return MetaResult(learner.initial(), learner.rates(), losses, result)
+
+
+@torch.no_grad()
+def measure(
+    learner: MetaLearner, model: PricingFMForPolicy, tasks: Mapping[int, FewShotTask]
+) -> dict[str, dict[int, float]]:
+    """Mean query losses by number of visible weeks: of the base, of the start, and after its steps."""
+    found: dict[str, dict[int, float]] = {"base": {}, "start": {}, "adapted": {}}
+    for weeks, task in tasks.items():
+        categories = len(task.query["loss_weights"])
+        begin = repeat(learner.initial(), categories)
+        stacks = {"base": {}, "start": begin, "adapted": begin}
+        if weeks and learner.arguments.strategy != "joint":
+            steps = torch.full((categories,), learner.arguments.inner_steps)
+            adapted = adapt_stack(model, begin, task.support, learner.rates(), steps, learner.inner, learner.scaling)
+            stacks["adapted"] = adapted.stack
+        for name, stack in stacks.items():
+            found[name][weeks] = float(query_losses(model, stack, task.query, learner.scaling).mean())
+    return found

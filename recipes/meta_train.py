@@ -1,0 +1,212 @@
+"""Meta-train where the adapters of new categories start: FOMAML, Reptile or one joint adapter, on a frozen base.
+
+Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
+(what the planned prices would have earned judges). The result is an adapter: load it as it is, or start from it with
+`recipes/adapt.py --initial_adapter`.
+
+Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base model_cards/pricing-fm-nano
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, save_adapter
+from pricing_fm.artifact import write_manifest
+from pricing_fm.cards import CardText, write_card
+from pricing_fm.evaluation.few_shot_markets import (
+    FewShotMarketArguments,
+    add_grid,
+    build_decision_store,
+    decision_categories,
+    find_truth,
+    grid_regret,
+    simulate_categories,
+)
+from pricing_fm.guardrails import Guardrails
+from pricing_fm.hub import download
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import build_store, load_panel
+from pricing_fm.policy import CategorySupport, load_base, write_ladder
+from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.results import DataSource, ResultRow, build_results, write_results
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.few_shot_tasks import (
+    FewShotTask,
+    TaskArguments,
+    build_task,
+    concatenate_tasks,
+    find_categories,
+)
+from pricing_fm.training.meta import MetaArguments
+from pricing_fm.training.meta_run import MetaResult, meta_train
+from pricing_fm.training.processes import start_accelerator
+from pricing_fm.training.stacked_updates import base_name
+
+NAME = "initial"
+RATES_FILE = "inner_rates.json"
+DECISION_HEAD = "decision_head"
+
+
+@dataclass(frozen=True)
+class SourceArguments:
+    """What is learned from, and on which base."""
+
+    base: str = field(metadata={"help": "Folder or Hub repository of the base."})
+    panels: tuple[str, ...] = field(
+        default=(), metadata={"help": "Sales logs with categories, weekly; none = simulated shops."}
+    )
+    schemas: tuple[str, ...] = field(
+        default=(), metadata={"help": "Schema of each panel; none = their columns bear panel names."}
+    )
+    origins_per_category: int = field(default=4, metadata={"help": "Origins drawn in every category of a panel."})
+    validation_share: float = field(default=0.2, metadata={"help": "Share of the categories that choose the step."})
+
+    def __post_init__(self) -> None:
+        if self.schemas and len(self.schemas) != len(self.panels):
+            raise ValueError(f"--schemas has {len(self.schemas)} entries for {len(self.panels)} panels; one for each")
+        if self.origins_per_category < 1:
+            raise ValueError(f"--origins_per_category must be at least 1, found {self.origins_per_category}")
+        if not 0 < self.validation_share <= 0.5:
+            raise ValueError(f"--validation_share must be in (0, 0.5], found {self.validation_share}")
+
+
+def main(argv: Sequence[str] | None = None) -> MetaResult:
+    kinds = (
+        SourceArguments, TaskArguments, FewShotMarketArguments, MetaArguments, LoraArguments, OptimArguments,
+        LoopArguments, OutputArguments,
+    )  # fmt: skip
+    arguments = read_recipe(kinds, argv, description=__doc__)
+    source, tasks, market, meta, lora, optim, loop, output = arguments
+    accelerator = start_accelerator(loop, output)
+    set_seed(loop.seed)
+    origin = download(source.base)
+    model, processor, fingerprint = load_base(origin.folder)
+    data, found = read_tasks(source, tasks, market, model, processor)
+    network = add_adapter(copy.deepcopy(model), NAME, lora, seed=loop.seed)
+    begin = {base_name(key): tensor for key, tensor in adapter_parameters(network, NAME).items()}
+    begin = {name: tensor for name, tensor in begin.items() if not name.startswith(DECISION_HEAD)}
+    scaling = lora.lora_alpha / lora.lora_rank
+    result = meta_train(
+        model, begin, found, meta, source.validation_share, scaling, optim, loop, output, accelerator
+    )  # fmt: skip
+    for key, parameter in adapter_parameters(network, NAME).items():
+        if base_name(key) in result.update:
+            parameter.data.copy_(result.update[base_name(key)])
+    if accelerator.is_main_process:
+        place = origin.repo_id or origin.folder
+        folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
+        save_rest(folder, processor, fingerprint, data, arguments, result)
+    accelerator.wait_for_everyone()
+    report(accelerator, result)
+    return result
+
+
+def read_tasks(
+    source: SourceArguments,
+    tasks: TaskArguments,
+    market: FewShotMarketArguments,
+    model: PricingFMForPolicy,
+    processor: PricingFMProcessor,
+) -> tuple[list[DataSource], dict[int, FewShotTask]]:
+    """The data by name and fingerprint, and the tasks by number of visible weeks."""
+    patch = model.config.patch_length
+    if not source.panels:
+        return simulated_tasks(tasks, market, processor, patch)
+    schemas = source.schemas or (None,) * len(source.panels)
+    stores = [build_store(load_panel(panel, schema=schema)) for panel, schema in zip(source.panels, schemas)]
+    groups = [
+        [
+            category
+            for seed in range(source.origins_per_category)
+            for category in find_categories(store, max(tasks.weeks), tasks.query_weeks, seed)
+        ]
+        for store in stores
+    ]
+    rows = max(len(category.items) for group in groups for category in group)
+    found = {
+        weeks: concatenate_tasks(
+            [build_task(store, group, processor, weeks, tasks, patch, rows) for store, group in zip(stores, groups)]
+        )
+        for weeks in tasks.weeks
+    }
+    return [DataSource(store.name, store.fingerprint) for store in stores], found
+
+
+def simulated_tasks(
+    tasks: TaskArguments, market: FewShotMarketArguments, processor: PricingFMProcessor, patch: int
+) -> tuple[list[DataSource], dict[int, FewShotTask]]:
+    """Simulated categories whose every price has a known worth."""
+    if tasks.query_weeks != market.decision_weeks:
+        raise SystemExit(
+            f"--query_weeks is {tasks.query_weeks} and --decision_weeks {market.decision_weeks}; simulated categories "
+            "are judged by the weeks of the decision: give both the same number"
+        )
+    logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
+    truth = find_truth(logs, market.decision_weeks)
+    regret = grid_regret(truth)
+    store = build_decision_store(logs, market.decision_weeks, f"shops-{market.train_seed}")
+    categories = decision_categories(store, max(tasks.weeks), market.decision_weeks)
+    found = {}
+    for weeks in tasks.weeks:
+        task = build_task(store, categories, processor, weeks, tasks, patch)
+        found[weeks] = replace(task, query=add_grid(task.query, truth, regret))
+    return [DataSource(store.name, store.fingerprint)], found
+
+
+def save_rest(
+    folder: Path,
+    processor: PricingFMProcessor,
+    fingerprint: str,
+    data: list[DataSource],
+    arguments: Sequence[Any],
+    result: MetaResult,
+) -> None:
+    """Everything of the artifact beside the PEFT files, rates and an empty ladder among it."""
+    loop = arguments[6]
+    processor.to_json_file(folder / "preprocessor_config.json")
+    rates = {name: float(rate) for name, rate in result.rates.items()}
+    (folder / RATES_FILE).write_text(json.dumps(rates, indent=1) + "\n")
+    nothing = [[0] * processor.num_rungs for _ in range(2)]
+    support = CategorySupport(
+        None, processor.ladder_start, processor.ladder_step, processor.num_rungs, nothing, nothing
+    )
+    write_ladder(folder, support, False, RewardWeights(), 0.98, 0.0)
+    (folder / "guardrails.json").write_text(json.dumps(Guardrails().as_dict(), indent=1) + "\n")
+    save_recipe(folder, arguments)
+    write_results(folder, build_results("meta_train", data, measured_rows(data, result, loop.seed)))
+    write_manifest(folder, "adapter", fingerprint)
+    write_card(folder, CardText(title=folder.name))
+
+
+def measured_rows(data: list[DataSource], result: MetaResult, seed: int) -> list[ResultRow]:
+    """Query losses on the validation categories, by number of visible weeks."""
+    task = "+".join(source.name for source in data)
+    return [
+        ResultRow(
+            "query_loss", loss, model, task, split="validation", k=weeks, seed=seed, train_s=result.training.seconds
+        )
+        for model, by_weeks in result.losses.items()
+        for weeks, loss in by_weeks.items()
+    ]
+
+
+def report(accelerator: Accelerator, result: MetaResult) -> None:
+    """One line per number of visible weeks."""
+    accelerator.print(
+        f"step {result.training.best_step} of {result.training.steps}; query loss on validation categories"
+    )
+    for weeks in result.losses["base"]:
+        shown = ", ".join(f"{name} {by_weeks[weeks]:.4f}" for name, by_weeks in result.losses.items())
+        accelerator.print(f"k = {weeks}: {shown}")
+
+
+if __name__ == "__main__":
+    main()

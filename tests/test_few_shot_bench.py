@@ -1,0 +1,226 @@
+"""The k-shot bench: what a decision is worth, what is visible of it, and that every strategy is another one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pricing_fm.evaluation.elasticity_posterior import SamplerSettings
+from pricing_fm.evaluation.few_shot import (
+    FewShotBench,
+    Start,
+    another_categorys_weeks,
+    describe_categories,
+    few_shot_rows,
+    gradient_adaptation,
+    mean_of_adapters,
+    multiply_out,
+    nearest_adapter,
+    no_adaptation,
+    score_strategies,
+    shuffled_outcomes,
+)
+from pricing_fm.evaluation.few_shot_ceiling import posterior_prices
+from pricing_fm.evaluation.few_shot_markets import (
+    PRICE_GRID,
+    DecisionTruth,
+    FewShotMarketArguments,
+    add_grid,
+    build_decision_store,
+    build_training_store,
+    decision_categories,
+    find_truth,
+    grid_prices,
+    grid_regret,
+    simulate_categories,
+)
+from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
+from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
+from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
+from pricing_fm.models import PricingFMForPolicy
+from pricing_fm.names import CHANNEL_INDEX
+from pricing_fm.training import inner_loop
+from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
+from pricing_fm.training.inner_loop import query_losses
+from pricing_fm.training.stacked_updates import repeat
+from tests.test_inner_loop import OPTIM, SCALING, demand_start
+
+ARGUMENTS = FewShotMarketArguments(test_categories=5, logged_weeks=20, decision_weeks=3, stocked_share=0.0)
+WEEKS = (0, 4)
+
+
+@pytest.fixture(scope="module")
+def logs() -> list[SimulatedLog]:
+    return simulate_categories(ARGUMENTS, 5, ARGUMENTS.test_seed, 20, 0)
+
+
+@pytest.fixture(scope="module")
+def truth(logs: list[SimulatedLog]) -> DecisionTruth:
+    return find_truth(logs, 3)
+
+
+@pytest.fixture
+def bench(logs, truth, build_tiny_model: Callable[..., PricingFMForPolicy], tiny_processor) -> FewShotBench:
+    model = build_tiny_model(PricingFMForPolicy).requires_grad_(False)
+    store = build_decision_store(logs, 3, "test")
+    settings = TaskArguments(weeks=WEEKS, query_weeks=3)
+    categories = decision_categories(store, 4, 3)
+    tasks = {k: build_task(store, categories, tiny_processor, k, settings, 8) for k in WEEKS}
+    return FewShotBench(model, tasks, truth, OPTIM, SCALING)
+
+
+def start_of(bench: FewShotBench, rate: float = 1e-2) -> Start:
+    update = demand_start(bench.model)
+    return Start(update, {name: torch.tensor(rate) for name in update}, 2, stops_early=False)
+
+
+def test_the_oracle_closes_the_gap_and_the_list_price_does_not(truth: DecisionTruth) -> None:
+    assert [int(count) for count in np.bincount(truth.categories)] == [8, 9, 10, 11, 12]
+    best = truth.gap_closed(held_prices(truth))
+    kept = np.isfinite(best)
+    assert kept.any()
+    assert (best[kept] > 0.9).all()
+    assert (truth.gap_closed(truth.list_prices)[kept] < best[kept]).all()
+
+
+def test_the_decision_is_the_origin_and_its_plan_is_an_intervention_at_the_list_price(logs, truth) -> None:
+    store = build_decision_store(logs, 3, "test")
+    categories = decision_categories(store, 4, 3)
+    assert store.item_ids == truth.item_ids
+    assert tuple(category.name for category in categories) == truth.names
+    rows = store.values.reshape(len(truth.item_ids), 23, -1)[:, 20:]
+    assert np.isnan(rows[..., CHANNEL_INDEX["units"]]).all()
+    np.testing.assert_allclose(rows[..., CHANNEL_INDEX["price"]], truth.list_prices[:, None].repeat(3, 1), rtol=1e-6)
+    assert (rows[..., CHANNEL_INDEX["price_is_intervention"]] == 1).all()
+
+
+def test_a_training_log_is_the_same_log_with_random_prices_after_it() -> None:
+    plain = simulate_categories(ARGUMENTS, 5, ARGUMENTS.train_seed, 20, 0)
+    longer = simulate_categories(ARGUMENTS, 5, ARGUMENTS.train_seed, 20, 3)
+    for one, other in zip(plain, longer, strict=True):
+        assert np.array_equal(one.arrays.units, other.arrays.units[:20])
+    store = build_training_store(longer, "train")
+    categories = find_categories(store, 4, 3, 0)
+    assert {category.origin - categories[0].origin for category in categories} == {0}
+    first = longer[0].truth.groupby("item_id")["elasticity"].first()
+    found = pd.Series(store.elasticity[store.offsets[:-1]], index=store.item_ids)
+    np.testing.assert_allclose(found[first.index], first, rtol=1e-5)
+
+
+def test_the_plan_takes_the_best_price_of_its_curve_and_caution_stays_nearer_to_the_list_price() -> None:
+    prices = np.array([[0.8, 0.9, 1.0, 1.1]]) if len(PRICE_GRID) == 4 else np.asarray(PRICE_GRID)[None]
+    elasticity = np.array([1.5, 4.5])
+    members = prices[..., None] ** -elasticity
+    curves = PlannedCurves(prices, members, np.exp(np.log(members).mean(-1)))
+    # Constant elasticity 3 and cost 0.6: the best price is 0.6 x 3 / 2.
+    assert plan_prices(curves, np.array([0.6]))[0] == pytest.approx(0.9, abs=0.021)
+    assert abs(plan_prices(curves, np.array([0.6]), caution=2.0)[0] - 1.0) < 0.1
+
+
+def test_known_regrets_are_those_of_the_grid_and_judge_the_softened_plan(bench: FewShotBench, monkeypatch) -> None:
+    query = add_grid(bench.tasks[4].query, bench.truth, grid_regret(bench.truth))
+    assert query["grid_regret"].shape == (5, 12, len(PRICE_GRID))
+    assert (query["grid_regret"] >= 0).all()
+    assert (query["grid_regret"][0, 8:] == 0).all()  # rows that only fill up
+    soft = query_losses(bench.model, {}, query, SCALING)
+    monkeypatch.setattr(inner_loop, "PLAN_SHARPNESS", 1e6)
+    losses = query_losses(bench.model, {}, query, SCALING)
+    held = bench.truth.gap_closed(held_prices(bench.truth))
+    curves = read_curves(bench.model, {}, bench.tasks[4].query, bench.truth, SCALING)
+    shares = bench.truth.gap_closed(plan_prices(curves, bench.truth.costs))
+    kept = np.isfinite(shares)
+    # Regret is what the plan leaves of the gap; a soft plan does not take one price.
+    np.testing.assert_allclose(losses.numpy()[kept], (held - shares)[kept], atol=0.01)
+    assert not torch.allclose(soft, losses, atol=0.01)
+
+
+def test_every_strategy_is_another_one_and_none_moves_without_visible_weeks(bench: FewShotBench) -> None:
+    start = start_of(bench)
+    adapt = gradient_adaptation(bench, start)
+    strategies = {
+        "start": no_adaptation(start.update),
+        "adapted": adapt,
+        "shuffled": shuffled_outcomes(adapt, seed=0),
+        "others": another_categorys_weeks(adapt),
+        "mean": mean_of_adapters(multiply_out(adapt(bench.tasks[4]), SCALING)),
+    }
+    stacks = {name: strategy(bench.tasks[4]) for name, strategy in strategies.items()}
+    full = {name: stack if name == "mean" else multiply_out(stack, SCALING) for name, stack in stacks.items()}
+    numbers = {
+        name: torch.cat([tensor.flatten() for _, tensor in sorted(stack.items())]) for name, stack in full.items()
+    }
+    names = list(numbers)
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            assert not torch.allclose(numbers[one], numbers[other], atol=1e-5), (one, other)
+    at_none = adapt(bench.tasks[0])
+    assert all(torch.equal(at_none[name][2], start.update[name]) for name in start.update)
+
+
+def test_a_category_is_nearest_to_itself(bench: FewShotBench) -> None:
+    adapters = multiply_out(gradient_adaptation(bench, start_of(bench))(bench.tasks[4]), SCALING)
+    chosen = nearest_adapter(adapters, bench.tasks, bench)(bench.tasks[4])
+    assert all(torch.equal(chosen[name], tensor) for name, tensor in adapters.items())
+    assert describe_categories(bench.model, bench.tasks[4].query).shape == (5, 32)
+
+
+def test_shuffling_deals_each_windows_outcomes_anew_and_leaves_contexts_alone(bench: FewShotBench) -> None:
+    seen = {}
+    shuffled_outcomes(lambda task: seen.update(task=task) or {}, seed=1)(bench.tasks[4])
+    before, after = bench.tasks[4].support, seen["task"].support
+    mask = before["future_observed_mask"]
+    assert torch.equal(after["past_values"], before["past_values"])
+    assert not torch.equal(after["future_values"], before["future_values"])
+    for one, other, seen_weeks in zip(
+        *(batch.flatten(0, 1) for batch in (before["future_values"], after["future_values"], mask)), strict=True
+    ):
+        assert torch.equal(one[seen_weeks].sort().values, other[seen_weeks].sort().values)
+    assert torch.equal(seen["task"].query["scale"], bench.tasks[4].query["scale"])
+
+
+def test_scores_are_shares_of_the_gap_paired_by_category(bench: FewShotBench) -> None:
+    start = start_of(bench)
+    table = score_strategies(bench, {"zero_shot": no_adaptation(), "adapted": gradient_adaptation(bench, start)})
+    assert len(table) == 2 * len(WEEKS) * 5
+    curves = read_curves(bench.model, {}, bench.tasks[4].query, bench.truth, SCALING)
+    own = table[(table["strategy"] == "zero_shot") & (table["k"] == 4)]["gap_closed"].to_numpy()
+    np.testing.assert_allclose(own, bench.truth.gap_closed(plan_prices(curves, bench.truth.costs)))
+    rows = few_shot_rows(table, "toy", 0, "zero_shot")
+    gains = [row for row in rows if row.name == "gap_closed_gain"]
+    assert {(row.model, row.k) for row in gains} == {("adapted", 0), ("adapted", 4)}
+    assert all(row.lower <= row.value <= row.upper for row in rows)
+
+
+def test_rivals_see_the_visible_weeks_alone(truth: DecisionTruth) -> None:
+    assert read_last_weeks(truth, 4).frame["timestamp"].nunique() == 4
+    found = score_rivals(truth, 4).pivot(index="category", columns="strategy", values="gap_closed")
+    assert {"last_price", "log_log_elasticity", "cost_plus", "cloning", "list_price", "myopic_oracle"} <= set(found)
+    assert set(score_rivals(truth, 0)["strategy"]) == {"list_price", "myopic_oracle", "held_oracle"}
+
+
+def test_the_posterior_knows_more_than_the_prior(logs, truth: DecisionTruth) -> None:
+    plain = replace(ARGUMENTS, reference_share=0.0)
+    logs = simulate_categories(plain, 5, 970_000, 20, 0)[:2]
+    known, market = find_truth(logs, 3), RetailSettings(stocked_share=0.0, reference_share=0.0)
+    effort = SamplerSettings(particles=60, sweeps=1, final_sweeps=3)
+    values = [known.values(posterior_prices(known, k, effort, market, ManagerSettings())).sum() for k in (0, 20)]
+    assert values[0] < values[1] < known.oracle.sum()
+    with pytest.raises(ValueError, match="without stocks"):
+        posterior_prices(known, 4, effort, RetailSettings(), ManagerSettings())
+
+
+def test_settings_that_a_corpus_may_have_seen_are_refused() -> None:
+    for wrong in ({"train_seed": 10}, {"test_seed": 910_020}, {"test_categories": 2}, {"logged_weeks": 0}):
+        with pytest.raises(ValueError, match="--"):
+            FewShotMarketArguments(**wrong)
+
+
+def test_repeating_an_update_copies_it(bench: FewShotBench) -> None:
+    update = demand_start(bench.model)
+    stack = repeat(update, 2)
+    next(iter(stack.values())).zero_()
+    assert all(tensor.abs().sum() > 0 for tensor in update.values())
+    assert (grid_prices(bench.truth)[:, PRICE_GRID.index(1.0)] == bench.truth.list_prices).all()

@@ -1,0 +1,141 @@
+"""`recipes/meta_train.py` from a base to an adapter that loads, that adaptations start from; resumed runs are equal."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pricing_fm.artifact import verify_artifact
+from pricing_fm.errors import ArtifactError
+from pricing_fm.panel import Panel
+from pricing_fm.policy import PricingPolicy
+from pricing_fm.results import read_results
+from recipes import adapt, meta_train
+from tests.policy_artifacts import base_hash, quick_collections, write_base
+
+SIMULATED = ["--train_categories", "5", "--logged_weeks", "20", "--decision_weeks", "3", "--stocked_share", "0"]
+QUICK = [
+    *(
+        "--weeks",
+        "0",
+        "4",
+        "--query_weeks",
+        "3",
+        "--categories_per_step",
+        "2",
+        "--inner_steps",
+        "2",
+        "--lora_rank",
+        "2",
+    ),
+    *("--max_steps", "4", "--warmup_steps", "0", "--evaluate_every", "2", "--checkpoint_every", "2"),
+    *("--learning_rate", "1e-2", "--tracker", "none", "--seed", "3"),
+]
+WEIGHTS = "adapter_model.safetensors"
+Call = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_long_pauses() -> Iterator[None]:
+    with quick_collections():
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_panel: Panel) -> Path:
+    folder = tmp_path_factory.mktemp("meta")
+    write_base(folder / "base")
+    tiny_panel.to_pandas().drop(columns=["price_imputed"]).to_parquet(folder / "sales.parquet")
+    (folder / "schema.yaml").write_text("promotion: promotion\nfrequency: W\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learn(place: Path) -> Call:
+    def call(name: str, *words: str) -> Path:
+        meta_train.main(["--base", str(place / "base"), "--output_dir", str(place / name), *QUICK, *words])
+        return place / name
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def simulated(learn: Call) -> Path:
+    return learn("simulated", *SIMULATED)
+
+
+def test_the_artifact_is_sealed_says_what_was_measured_and_leaves_the_base(place: Path, simulated: Path) -> None:
+    verify_artifact(simulated, kind="adapter")
+    rows = read_results(simulated).metrics
+    assert {(row.model, row.k) for row in rows} == {(m, k) for m in ("base", "start", "adapted") for k in (0, 4)}
+    by_model = {(row.model, row.k): row.value for row in rows}
+    assert by_model["start", 4] != by_model["base", 4] != by_model["adapted", 4]
+    assert by_model["start", 0] == by_model["adapted", 0]
+    rates = json.loads((simulated / meta_train.RATES_FILE).read_text())
+    assert len(set(rates.values())) > 1
+    write_base(place / "again")
+    assert base_hash(place / "base") == base_hash(place / "again")
+
+
+def test_the_start_loads_as_an_adapter_and_is_none_of_the_base(place: Path, simulated: Path, tiny_panel: Panel) -> None:
+    plain = PricingPolicy.from_pretrained(place / "base").forecast(tiny_panel, prediction_length=2)
+    started = PricingPolicy.from_pretrained(place / "base", adapter=simulated).forecast(tiny_panel, prediction_length=2)
+    assert not plain["mean"].equals(started["mean"])
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(learn: Call, simulated: Path) -> None:
+    again = learn("resumed", *SIMULATED)
+    for checkpoint in (again / ".checkpoints").glob("*4"):
+        for file in checkpoint.iterdir():
+            file.unlink()
+        checkpoint.rmdir()
+    learn("resumed", *SIMULATED, "--resume")
+    one, other = (load_file(folder / WEIGHTS) for folder in (simulated, again))
+    assert all(torch.allclose(tensor, other[name], atol=1e-6) for name, tensor in one.items())
+
+
+def test_panels_are_learned_from_by_their_demand(learn: Call, place: Path) -> None:
+    words = ["--panels", str(place / "sales.parquet"), "--schemas", str(place / "schema.yaml")]
+    folder = learn("panels", *words, "--strategy", "reptile", "--origins_per_category", "3")
+    (source,) = read_results(folder).data
+    assert source.name == "sales"
+    with pytest.raises(SystemExit):
+        learn("wrong", *words, "--schemas", "a.yaml", "b.yaml")
+
+
+def test_weeks_that_judge_are_the_weeks_of_the_decision(learn: Call) -> None:
+    with pytest.raises(SystemExit, match="decision_weeks 3"):
+        learn("wrong", *SIMULATED, "--query_weeks", "4")
+
+
+def test_an_adaptation_starts_from_it(place: Path, simulated: Path) -> None:
+    words = [
+        *("--base", str(place / "base"), "--panel", str(place / "sales.parquet")),
+        *("--schema", str(place / "schema.yaml"), "--weeks", "12", "--tracker", "none", "--objective", "policy"),
+        *("--policy_steps", "1", "--horizon", "2", "--batch_size", "4", "--lora_rank", "2"),
+    ]
+    found = {}
+    for name, more in (("plain", []), ("started", ["--initial_adapter", str(simulated)])):
+        adapt.main([*words, "--output_dir", str(place / name), *more])
+        found[name] = load_file(place / name / WEIGHTS)
+    start = load_file(simulated / WEIGHTS)
+    # The decision side alone was trained: the demand side is what it started from.
+    demand = [name for name in start if "decision_head" not in name]
+    assert all(torch.equal(found["started"][name], start[name]) for name in demand)
+    assert any(not torch.equal(found["plain"][name], start[name]) for name in demand)
+    assert any(not torch.equal(found["started"][name], start[name]) for name in start if "decision_head" in name)
+
+
+def test_a_start_of_another_base_is_refused(place: Path, simulated: Path) -> None:
+    write_base(place / "other", seed=5)
+    with pytest.raises(ArtifactError, match="belongs to the base"):
+        adapt.main(
+            [
+                *("--base", str(place / "other"), "--panel", str(place / "sales.parquet"), "--weeks", "12"),
+                *("--schema", str(place / "schema.yaml"), "--output_dir", str(place / "no"), "--tracker", "none"),
+                *("--initial_adapter", str(simulated)),
+            ]
+        )
