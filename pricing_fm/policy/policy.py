@@ -319,8 +319,10 @@ class PricingPolicy:
 
     def _demand(self, situation: Situation, prices: np.ndarray) -> PathDemand:
         weights = [None if adapter is None else adapter.weights for adapter in self._adapters_of(situation)]
-        # Neighbours with one adapter share its numbers instead of copying them.
-        order = np.argsort([id(own) for own in weights], kind="stable")
+        # Neighbours with one adapter share its numbers instead of copying them. In order of appearance, so that an item
+        # has the same place, and the same last digit, in every call.
+        appeared: dict[int, int] = {}
+        order = np.argsort([appeared.setdefault(id(own), len(appeared)) for own in weights], kind="stable")
         engine = Engine(self.model, self.processor)
         demand = engine.demand(situation.select(order), prices[order], [weights[row] for row in order])
         return demand.select(np.argsort(order))
