@@ -119,7 +119,7 @@ def judge(
     informative = demand.rows.counts.informative.reshape(shape)
     chances, wanted = behavior[history.rungs], np.where(informative, target[history.rungs], 0.0)
     weights = compute_decision_weights(wanted, chances, informative, LEAST_PROPENSITY)
-    settings = StructuredSettings(draws=arguments.draws, gradient_draws=3)
+    settings = StructuredSettings(draws=arguments.draws)
     policies = [LadderPolicy(LADDER, np.broadcast_to(shares, (*shape, len(LADDER)))) for shares in (target, behavior)]
     value = estimate_structured(demand, shop, policies[0], weights, settings)
     same = DecisionWeights(np.where(informative, 1.0, 0.0), 0.0)

@@ -243,3 +243,26 @@ def test_broken_questions_are_refused() -> None:
         build_trajectories(estimate, np.zeros(log.shape), np.zeros((*log.shape, 4, 2)))
     with pytest.raises(ValueError, match="rewards have shape"):
         build_trajectories(estimate, np.zeros((6, 19)), estimate.action_probabilities)
+
+
+def test_a_manager_who_follows_a_signal_is_read_with_it_and_misread_without() -> None:
+    """Four weeks in ten the price is not looked at; else a rung is drawn that leans with the signal."""
+    random = np.random.default_rng(1)
+    log, _ = draw_log(products=60, periods=40)
+    signals = random.normal(size=log.shape)
+    utilities = 1.2 * signals[..., None] * np.array([-1.5, -0.5, 0.5, 1.5])
+    drawn = np.exp(utilities) / np.exp(utilities).sum(axis=2, keepdims=True)
+    rungs, true = np.zeros(log.shape, dtype=int), np.ones(log.shape)
+    for period in range(1, log.shape[1]):
+        before = np.arange(4) == rungs[:, period - 1, None]
+        chances = 0.6 * drawn[:, period] + 0.4 * before
+        rungs[:, period] = (random.random(60)[:, None] >= chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
+        true[:, period] = chances[np.arange(60), rungs[:, period]]
+    log = replace(log, rungs=rungs, promotions=None)
+    seeing, blind = fit_behavior(replace(log, signals=signals[..., None])), fit_behavior(log)
+    assert -0.01 < excess_loss(seeing, true) < 0.04
+    assert excess_loss(blind, true) > 0.15
+    with pytest.raises(ValueError, match="signals have shape"):
+        replace(log, signals=signals)
+    with pytest.raises(ValueError, match="not finite"):
+        replace(log, signals=np.full((*log.shape, 1), np.nan))

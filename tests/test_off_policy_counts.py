@@ -12,7 +12,9 @@ from pricing_fm.evaluation.off_policy.censored_counts import (
     CensoredCounts,
     compute_count_terms,
     compute_demand_residuals,
+    compute_dispersion_score,
     compute_expected_sales,
+    compute_sales_terms,
     compute_stockout_probability,
     draw_counts,
     read_sales,
@@ -125,3 +127,32 @@ def test_draws_follow_the_law_and_rise_with_the_mean(overdispersion: float) -> N
     pmf = law(7.0, overdispersion)
     np.testing.assert_allclose(np.bincount(drawn.astype(int), minlength=60)[:60] / 100_000, pmf[:60], atol=2e-5)
     assert np.all(draw_counts(uniforms, np.full(100_000, 7.5), overdispersion) >= drawn)
+
+
+@pytest.mark.parametrize("overdispersion", [0.0, 1e-3, 0.3, 2.0])
+def test_draws_are_the_quantiles_of_the_law_for_slow_and_fast_movers(overdispersion: float) -> None:
+    rng = np.random.default_rng(0)
+    mean, uniforms = np.exp(rng.uniform(-3.0, 6.0, 3000)), rng.random(3000)
+    uniforms[:2] = 0.0, 1.0 - 2.0**-53
+    a = overdispersion
+    expected = stats.nbinom.ppf(uniforms, 1 / a, 1 / (1 + a * mean)) if a else stats.poisson.ppf(uniforms, mean)
+    drawn = draw_counts(uniforms, mean, a)
+    np.testing.assert_array_equal(drawn[2:], expected[2:])
+    assert drawn[0] == 0.0
+    assert mean[1] < drawn[1] < np.inf
+
+
+@pytest.mark.parametrize("overdispersion", [0.0, 1e-3, 0.4])
+def test_expected_sales_and_dispersion_have_the_slopes_that_differences_show(overdispersion: float) -> None:
+    mean = np.array([0.3, 8.0, 40.0])
+    for stock in (1.0, 9.0, 60.0):
+        terms = compute_sales_terms(mean, np.full(3, stock), overdispersion)
+        up, down = (compute_expected_sales(mean * np.exp(h), np.full(3, stock), overdispersion) for h in (1e-4, -1e-4))
+        np.testing.assert_allclose(terms.by_log_mean, (up - down) / 2e-4, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(compute_sales_terms(mean, np.full(3, np.inf), overdispersion).by_log_mean, mean)
+    np.testing.assert_array_equal(compute_sales_terms(mean, np.zeros(3), overdispersion).by_log_mean, 0.0)
+    counts = np.array([0.0, 3.0, 90.0])
+    up, down = (law(8.0, overdispersion * np.exp(h))[counts.astype(int)] for h in (1e-3, -1e-3))
+    slope = (np.log(up) - np.log(down)) / 2e-3
+    found = compute_dispersion_score(counts, np.full(3, 8.0), overdispersion)
+    np.testing.assert_allclose(found, slope, rtol=1e-3, atol=1e-4)

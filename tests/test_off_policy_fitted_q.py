@@ -1,5 +1,7 @@
 """Fitted Q evaluation values the policy that was asked about, not a greedier or a more timid one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from pricing_fm.evaluation.off_policy.fitted_q import (
     DecisionFeatures,
     LeastSquares,
     Prediction,
+    cross_fit_q,
     estimate_fitted_q,
     fit_q_backward,
     fit_q_stationary,
@@ -152,3 +155,21 @@ def test_a_penalty_shrinks_and_collinear_features_are_refused() -> None:
         estimate_fitted_q(log, doubled)
     with pytest.raises(ValueError, match="no critic"):
         fit_q_backward(log, doubled, [])
+
+
+def test_cross_fitted_values_do_not_know_the_units_own_rewards() -> None:
+    log, states, actions = draw(60, 2)
+    decisions, critics = population_features(states, actions), [LeastSquares()]
+    clusters = np.arange(60) // 2  # two units of a decision unit are judged by the same strangers
+    log = replace(log, clusters=clusters)
+    before = cross_fit_q(log, decisions, critics, folds=3)
+    changed = clusters == 7
+    rewards = np.where(changed[:, None], log.rewards + 50.0, log.rewards)
+    after = cross_fit_q(replace(log, rewards=rewards), decisions, critics, folds=3)
+    np.testing.assert_array_equal(after.expected_values[changed], before.expected_values[changed])
+    moved = np.abs(after.expected_values - before.expected_values).max(axis=1) > 0.1
+    assert 0.5 < moved.mean() < 0.8  # two of three folds learned from it
+    alone = fit_q_backward(log, decisions, critics, teachers=~changed)
+    assert not np.allclose(alone.expected_values, fit_q_backward(log, decisions, critics).expected_values)
+    with pytest.raises(ValueError, match="30 decision units"):
+        cross_fit_q(log, decisions, critics, folds=31)

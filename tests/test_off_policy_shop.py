@@ -169,3 +169,21 @@ def test_without_a_stock_nothing_limits_sales() -> None:
     limited = run_shop(case.shop, PathPolicy(case.log.prices), case.law, 8, 0)
     np.testing.assert_array_equal(limited.demand, free.demand)  # the same luck, and no memory of what was sold out
     assert limited.sales.sum() < free.sales.sum()
+
+
+class Sticky:
+    """Charges what was charged last."""
+
+    def decide(self, situation: Situation, uniforms: np.ndarray) -> Decision:
+        return Decision(np.broadcast_to(np.exp(situation.prices.log_last), uniforms.shape), np.zeros(uniforms.shape))
+
+
+def test_a_policy_that_keeps_prices_starts_from_the_last_one_not_from_the_remembered_one() -> None:
+    case = simulate_case(4, units=10)
+    last = np.log(1.3 * case.log.list_prices[:, 0])
+    kept = run_shop(replace(case.shop, log_last=last), Sticky(), case.law, 8, 0)
+    fixed = run_shop(case.shop, PathPolicy(1.3 * case.log.list_prices), case.law, 8, 0)
+    np.testing.assert_allclose(kept.values, fixed.values)
+    assert run_shop(case.shop, Sticky(), case.law, 8, 0).sales.sum() > 1.2 * kept.sales.sum()
+    with pytest.raises(ValueError, match="log_last"):
+        replace(case.shop, log_last=last[:3])

@@ -8,7 +8,7 @@ from scipy import stats
 
 from pricing_fm.evaluation.off_policy.contributions import subtract_contributions
 from pricing_fm.evaluation.off_policy.demand_model import DemandDesign, DemandLog, FittedDemand, fit_demand
-from pricing_fm.evaluation.off_policy.shop import PathPolicy, run_shop
+from pricing_fm.evaluation.off_policy.shop import Decision, PathPolicy, PriceState, run_shop
 from pricing_fm.evaluation.off_policy.structured import (
     DecisionWeights,
     StructuredSettings,
@@ -18,7 +18,7 @@ from pricing_fm.evaluation.off_policy.structured import (
 )
 from tests.off_policy_shop import LADDER, TARGET, Case, ladder_policy, simulate_case
 
-FEW_DRAWS = StructuredSettings(draws=24, gradient_draws=4)
+FEW_DRAWS = StructuredSettings(draws=24)
 
 
 def fit(case: Case, **design: bool) -> FittedDemand:
@@ -117,7 +117,7 @@ def test_without_stock_and_memory_the_value_has_a_closed_form() -> None:
 def test_influences_are_the_derivatives_by_the_weight_of_a_unit(is_corrected: bool) -> None:
     """Refitted, corrected anew and run again with one unit counting a little more."""
     case = simulate_case(2, units=25)
-    settings = StructuredSettings(draws=150, gradient_draws=150, is_corrected=is_corrected)
+    settings = StructuredSettings(draws=150, is_corrected=is_corrected)
     demand = fit(case)
     weights = weigh(case, demand)
     parts = estimate_structured(demand, case.shop, target_of(case), weights, settings).contributions
@@ -191,3 +191,31 @@ def test_a_policy_that_does_none_of_what_was_logged_is_refused() -> None:
     assert floored.trimmed_mass == pytest.approx(raw[below].sum() / raw.sum())
     np.testing.assert_allclose(floored.ratios[below], case.target_propensities[below] / 0.3)
     assert set(np.round(case.log.prices / case.log.list_prices, 6).ravel()) == set(LADDER)
+
+
+def test_a_learned_response_moves_with_the_policy_and_leaves_levels_and_overdispersion_to_the_fit() -> None:
+    """The true response to price, as another model might have learned it; what is fitted is all the rest."""
+    case = simulate_case(7, units=150)
+
+    def learned(period: object, list_price: np.ndarray, state: PriceState, decision: Decision) -> np.ndarray:
+        log_price = np.log(decision.prices)
+        response = -2.0 * (log_price - np.log(list_price)) + case.law.gap * (state.log_memory - log_price)
+        return np.asarray(response + case.law.depth * state.depth)
+
+    design = DemandDesign(case.design.covariates, has_reference_price=False, has_price=False, learned=learned)
+    demand = fit_demand(case.log, design, groups=np.arange(150))
+    assert design.names == ("covariate_0",)
+    assert demand.fit.coefficients == pytest.approx([1.0], abs=0.15)
+    assert demand.overdispersion == pytest.approx(case.law.overdispersion, abs=0.06)
+    found = estimate_structured(demand, case.shop, target_of(case), weigh(case, demand), FEW_DRAWS)
+    truth = run_shop(case.shop, target_of(case), case.law, 64, 99).values.mean()
+    assert found.value == pytest.approx(truth, rel=0.02)
+    # Fixed at the logged prices, the same numbers would be no response at all.
+    logged = learned(
+        0, case.log.list_prices, case.log.trace_price_states(), Decision(case.log.prices, 0 * case.log.prices)
+    )
+    frozen = fit_demand(case.log, replace(design, learned=None, offset=logged), groups=np.arange(150))
+    np.testing.assert_allclose(frozen.fit.coefficients, demand.fit.coefficients)
+    cheap = PathPolicy(0.8 * case.log.list_prices)
+    asked = [run_shop(case.shop, cheap, model, 24, 0).demand.mean() for model in (demand, frozen)]
+    assert asked[0] > 1.1 * asked[1]

@@ -94,6 +94,7 @@ class DecisionRows:
         self.products = np.unique(np.asarray(log.products).astype(str), return_inverse=True)[1][self.history.items]
         self.available = np.arange(log.num_rungs) != self.history.last[:, None]
         self._log_ladder = np.log(log.price_ladder)
+        self._signals = np.zeros((len(self.rungs), 0)) if log.signals is None else log.signals[place]
 
     def describe_change(self, rows: np.ndarray) -> np.ndarray:
         """Regressors of the first head, `(rows, columns)`: all scalars, apart for the regular rung and the others."""
@@ -101,13 +102,17 @@ class DecisionRows:
         regular, inexperience = self._take("is_regular", rows), self._take("inexperience", rows)
         odds = np.concatenate([self._take(name, rows) for name in ("turnover", "rate", "rhythm")], axis=1)
         sides = [scalars, regular * scalars[:, 1:]]  # the first scalar is is_regular itself
+        if self._signals.shape[1]:
+            # Who follows a signal moves where the last rung is not the one that it asks for.
+            last = self._log_ladder[self.history.last[rows], None]
+            sides += [last, self._signals[rows], last * self._signals[rows], self._signals[rows] ** 2]
         return np.concatenate([*sides, inexperience * odds, inexperience * regular * odds], axis=1)
 
     def describe_rungs(self, rows: np.ndarray) -> np.ndarray:
         """Regressors of the second head, `(rows, rungs, columns)`."""
         scores, count = self.history.scores[rows], self.log.num_rungs
         unsure = scores[..., _UNSURE_SCORES] * self._take("inexperience", rows)[..., None]
-        leanings = np.concatenate([self._take(name, rows) for name in _LEANINGS], axis=1)
+        leanings = np.concatenate([*(self._take(name, rows) for name in _LEANINGS), self._signals[rows]], axis=1)
         leanings = leanings[:, None, :] * self._log_ladder[:, None]
         rungs = np.broadcast_to(np.eye(count), (len(rows), count, count))
         return np.concatenate([scores, unsure, leanings, rungs], axis=2)
@@ -124,7 +129,8 @@ class DecisionRows:
         below = (depth < -1e-9).astype(np.float64)
         columns = [near, doubt * near, below, below * near, below * side]
         columns += [cut, depth, side, cut * side, doubt * side, cut * doubt]
-        columns += [stays, before, stays * before, cut * before, cut * stays, *others]
+        signals = [self._signals[rows, column, None] for column in range(self._signals.shape[1])]
+        columns += [stays, before, stays * before, cut * before, cut * stays, *others, *signals]
         return np.stack(np.broadcast_arrays(*columns), axis=2)
 
     def _take(self, name: str, rows: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from scipy import special, stats
 _POISSON_BELOW = 1e-8
 _TAIL_FLOOR = 1e-250
 _MOST_TAIL_TERMS = 100_000
+_COUNTS_AT_ONCE = 16
 _LARGEST_SUMMED_MEAN = 60.0  # below, adding up probabilities is a tenth of the work of inverting the beta function
 
 
@@ -132,8 +133,29 @@ def compute_demand_residuals(counts: CensoredCounts, log_mean: np.ndarray, overd
     return (1.0 + _clean(overdispersion) * np.exp(log_mean)) * terms.score
 
 
+class SalesTerms(NamedTuple):
+    """Expected sales E[min(demand, stock)] and their derivative by the log of mean demand, units."""
+
+    expected: np.ndarray
+    by_log_mean: np.ndarray
+
+
 def compute_expected_sales(mean: np.ndarray, stock: np.ndarray, overdispersion: float) -> np.ndarray:
     """Expected sales E[min(demand, stock)].
+
+    Args:
+        mean: Mean demand, > 0.
+        stock: Whole units, >= 0, infinite = unlimited; broadcast to `mean`.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        Units.
+    """
+    return compute_sales_terms(mean, stock, overdispersion).expected
+
+
+def compute_sales_terms(mean: np.ndarray, stock: np.ndarray, overdispersion: float) -> SalesTerms:
+    """Expected sales and how they rise with mean demand: by E[demand; demand <= stock] per unit of its log.
 
     Args:
         mean: Mean demand, > 0.
@@ -147,10 +169,11 @@ def compute_expected_sales(mean: np.ndarray, stock: np.ndarray, overdispersion: 
     limited = np.isfinite(stock)
     limit = np.where(limited, stock, 1.0)
     a = _clean(overdispersion)
-    # k P(D = k) = mean P(D' = k - 1), with D' the law of one size more (Poisson: the same law).
-    below = mean * (1.0 - _tail_probability(limit, mean, a, extra=True))
-    sold = below + limit * _tail_probability(limit + 1.0, mean, a)
-    return np.where(limited, np.where(limit > 0.0, sold, 0.0), mean)
+    point, tail = np.exp(_log_probability(limit, np.log(mean), a)), _tail_probability(limit, mean, a)
+    # k P(D = k) = mean P(D' = k - 1), with D' the law of one size more, whose tail is this much heavier.
+    below = np.maximum(mean * (1.0 - tail - a * limit * point), 0.0)
+    sold = below + limit * np.maximum(tail - point, 0.0)
+    return SalesTerms(*(np.where(limited, np.where(limit > 0.0, value, 0.0), mean) for value in (sold, below)))
 
 
 def compute_stockout_probability(mean: np.ndarray, stock: np.ndarray, overdispersion: float) -> np.ndarray:
@@ -170,6 +193,25 @@ def compute_stockout_probability(mean: np.ndarray, stock: np.ndarray, overdisper
     return np.where(limited, tail, 0.0)
 
 
+def compute_dispersion_score(counts: np.ndarray, mean: np.ndarray, overdispersion: float) -> np.ndarray:
+    """Derivative of the log probability of a demand by the log of the overdispersion.
+
+    Args:
+        counts: Demand, whole units, any shape.
+        mean: Mean demand, > 0, same shape.
+        overdispersion: See `compute_count_terms`.
+
+    Returns:
+        Same shape; 0 for Poisson demand.
+    """
+    a = _clean(overdispersion)
+    if a == 0.0:
+        return np.zeros_like(mean)
+    ladder = np.arange(int(counts.max(initial=0.0)))
+    rising = np.concatenate([[0.0], np.cumsum(a * ladder / (1.0 + a * ladder))])[counts.astype(np.int64)]
+    return np.asarray(rising + np.log1p(a * mean) / a - (a * counts + 1.0) * mean / (1.0 + a * mean))
+
+
 def draw_counts(uniforms: np.ndarray, mean: np.ndarray, overdispersion: float) -> np.ndarray:
     """Demand as the quantile of a uniform number: equal numbers give policies equal luck, and demand rises with mean.
 
@@ -184,10 +226,10 @@ def draw_counts(uniforms: np.ndarray, mean: np.ndarray, overdispersion: float) -
     a, drawn = _clean(overdispersion), np.empty(np.shape(uniforms))
     small = np.asarray(mean) <= _LARGEST_SUMMED_MEAN
     drawn[small] = _sum_up_to(uniforms[small], mean[small], a)
-    above, centre = uniforms[~small], mean[~small]
-    drawn[~small] = (
-        stats.nbinom.ppf(above, 1.0 / a, 1.0 / (1.0 + a * centre)) if a else stats.poisson.ppf(above, centre)
-    )
+    if not small.all():
+        above, centre = uniforms[~small], mean[~small]
+        found = stats.nbinom.ppf(above, 1.0 / a, 1.0 / (1.0 + a * centre)) if a else stats.poisson.ppf(above, centre)
+        drawn[~small] = found
     return drawn
 
 
@@ -197,15 +239,18 @@ def _sum_up_to(uniforms: np.ndarray, mean: np.ndarray, a: float) -> np.ndarray:
     point = np.exp(-np.log1p(a * mean) / a if a else -mean)
     counts, left = np.zeros(len(mean)), uniforms - point
     places = np.flatnonzero(left > 0.0)
-    point, factor, left, count = point[places], factor[places], left[places], 0.0
+    point, factor, left, first = point[places], factor[places], left[places], 0
     while len(places):
-        point = point * factor * ((1.0 + a * count) / (count + 1.0))
-        left, count = left - point, count + 1.0
+        # Several counts at once: arrays are short, calls are not free.
+        ahead = first + np.arange(_COUNTS_AT_ONCE)
+        points = point[:, None] * np.cumprod(factor[:, None] * ((1.0 + a * ahead) / (ahead + 1.0)), axis=1)
+        sums = np.cumsum(points, axis=1)
+        short = (left[:, None] > sums).sum(axis=1)
+        counts[places] += np.minimum(short + 1, _COUNTS_AT_ONCE)
+        first += _COUNTS_AT_ONCE
         # What rounding leaves of a number next to 1 belongs to the last count that adds anything.
-        going = (left > 0.0) & ((point > 1e-20) | (count < factor))
-        if not going.all():
-            counts[places[~going]] = count
-            point, factor, left, places = point[going], factor[going], left[going], places[going]
+        going = (short == _COUNTS_AT_ONCE) & ((points[:, -1] > 1e-20) | (first < factor))
+        point, factor, left, places = points[going, -1], factor[going], (left - sums[:, -1])[going], places[going]
     return counts
 
 
@@ -221,23 +266,27 @@ def _log_probability(count: np.ndarray, log_mean: np.ndarray, a: float) -> np.nd
     if a == 0.0:
         return np.asarray(poisson - np.exp(log_mean))
     # log of the product of 1 + a j over j < count; as a series where a x count is small, else by gamma functions.
-    small = np.minimum(count, 1e-3 / a)
-    sums = [small * (small - 1) / 2, small * (small - 1) * (2 * small - 1) / 6, (small * (small - 1) / 2) ** 2]
-    series = a * sums[0] - a**2 * sums[1] / 2 + a**3 * sums[2] / 3
     size = 1.0 / a
-    rising = np.where(
-        count <= 1e-3 / a, series, special.gammaln(count + size) - special.gammaln(size) + count * np.log(a)
-    )
+    rising = special.gammaln(count + size) - special.gammaln(size) + count * np.log(a)
+    if a < 1e-3:  # else 0 is the only count that is small enough
+        rising = np.where(count <= 1e-3 / a, _sum_logs(count, a), rising)
     return np.asarray(poisson + rising - (count + size) * np.log1p(a * np.exp(log_mean)))
 
 
-def _tail_probability(count: np.ndarray, mean: np.ndarray, a: float, extra: bool = False) -> np.ndarray:
-    """P(demand >= count), 1 for a count of 0; `extra` = of the law with one size more and the same success chance."""
+def _sum_logs(count: np.ndarray, a: float) -> np.ndarray:
+    """Sum of log(1 + a j) over j < count, where a x count is small."""
+    small = np.minimum(count, 1e-3 / a)
+    sums = [small * (small - 1) / 2, small * (small - 1) * (2 * small - 1) / 6, (small * (small - 1) / 2) ** 2]
+    return np.asarray(a * sums[0] - a**2 * sums[1] / 2 + a**3 * sums[2] / 3)
+
+
+def _tail_probability(count: np.ndarray, mean: np.ndarray, a: float) -> np.ndarray:
+    """P(demand >= count), 1 for a count of 0."""
     positive = np.maximum(count, 1e-300)
     if a == 0.0:
         tail = special.gammainc(positive, mean)
     else:
-        tail = special.betainc(positive, 1.0 / a + extra, a * mean / (1.0 + a * mean))
+        tail = special.betainc(positive, 1.0 / a, a * mean / (1.0 + a * mean))
     return np.where(count > 0.0, tail, 1.0)
 
 

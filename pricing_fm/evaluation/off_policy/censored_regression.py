@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from pricing_fm.evaluation.off_policy.censored_counts import CensoredCounts, CountTerms, compute_count_terms
 
 _OVERDISPERSION_BOUNDS = (1e-4, 100.0)  # below the lower one counts are Poisson, above the upper one no law fits
+_FIRST_OVERDISPERSION = 0.05  # where the search begins
 _MOST_STEPS = 200
 _LARGEST_LOG_MEAN = 30.0  # exp(30) units a week: nothing is sold at such a rate, the fit runs away
 _STEP_IN_LOG_DISPERSION = 1e-4
@@ -140,17 +141,21 @@ def fit_count_regression(rows: CountRows, overdispersion: float | None = None) -
         best[:] = _climb(rows, float(np.exp(log_dispersion)), *best)
         return float(_dispersion_scores(rows, rows.compute_log_mean(*best), float(np.exp(log_dispersion))).sum())
 
-    low, most = (float(np.log(bound)) for bound in _OVERDISPERSION_BOUNDS)
-    if slope(low) <= 0.0:
-        coefficients, effects = _climb(rows, 0.0, *best)
-        return _finish(rows, coefficients, effects, 0.0, False)
-    # Upwards in short steps: at a far too large overdispersion sold-out weeks say that demand has no bound.
-    high = low + np.log(4.0)
-    while slope(high) > 0.0:
-        low, high = high, high + np.log(4.0)
-        if high > most:
-            raise FitError("overdispersion exceeds 100: the design explains next to nothing; give regressors or groups")
-    found = float(np.exp(brentq(slope, low, high, xtol=1e-10)))
+    lowest, most = (float(np.log(bound)) for bound in _OVERDISPERSION_BOUNDS)
+    low = high = float(np.log(_FIRST_OVERDISPERSION))
+    if slope(low) > 0.0:
+        # In short steps: at a far too large overdispersion sold-out weeks say that demand has no bound.
+        while slope(high := low + np.log(4.0)) > 0.0:
+            low = high
+            if low > most:
+                raise FitError("overdispersion exceeds 100: the design explains next to nothing; add regressors")
+    else:
+        while slope(low := max(high - np.log(16.0), lowest)) <= 0.0:
+            high = low
+            if low <= lowest:
+                coefficients, effects = _climb(rows, 0.0, *best)
+                return _finish(rows, coefficients, effects, 0.0, False)
+    found = float(np.exp(brentq(slope, low, high, xtol=1e-7)))
     coefficients, effects = _climb(rows, found, *best)
     return _finish(rows, coefficients, effects, found, True)
 

@@ -37,9 +37,12 @@ class DecisionLog:
         inventory: Units available at the start of the period; NaN or infinite = not limited, or unknown.
         costs: Unit cost when the price was set, currency; NaN = unknown.
         interventions: True = the price was drawn at random, not chosen by the manager, bool; None = nowhere.
+        signals: Further numbers that the manager knew before the decision and may have followed, such as planned
+            events or a forecast of demand, finite, `(items, periods, signals)`; None = none.
 
     Raises:
-        ValueError: If shapes differ, the ladder is not increasing, or an observed rung is not on it.
+        ValueError: If shapes differ, the ladder is not increasing, an observed rung is not on it, or a signal is not
+            finite.
     """
 
     price_ladder: np.ndarray
@@ -56,6 +59,7 @@ class DecisionLog:
     inventory: np.ndarray
     costs: np.ndarray
     interventions: np.ndarray | None = None
+    signals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         ladder = _read_ladder(self.price_ladder)
@@ -72,6 +76,10 @@ class DecisionLog:
                 continue
             if np.shape(values) != size:
                 raise ValueError(f"{name} have shape {np.shape(values)}; expected {size}, as rungs say")
+        if self.signals is not None and (self.signals.shape[:2] != shape or self.signals.ndim != 3):
+            raise ValueError(f"signals have shape {self.signals.shape}; expected {shape} and the number of signals")
+        if self.signals is not None and not np.isfinite(self.signals).all():
+            raise ValueError("a signal is not finite; fill in what was not known with what the manager assumed")
         broken = np.argwhere(self.observed & ((self.rungs < 0) | (self.rungs >= len(ladder))))
         if len(broken):
             item, period = broken[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -65,6 +66,15 @@ class DemandLog:
         return PriceState(*(np.hstack(column) for column in zip(*rows, strict=True)))
 
 
+class LearnedResponse(Protocol):
+    """Log demand up to an effect of the unit, from a model that was learned elsewhere, best on other decision units."""
+
+    def __call__(
+        self, period: int | slice, list_price: np.ndarray, state: PriceState, decision: Decision
+    ) -> np.ndarray:
+        """Log of mean demand in the shape of `decision.prices`; see `DemandDesign.build` for the arguments."""
+
+
 @dataclass(frozen=True)
 class DemandDesign:
     """Regressors of log demand: the calendar's and covariates', then those of the price.
@@ -80,6 +90,10 @@ class DemandDesign:
         has_recent_discount: Whether recent discounts have bought demand forward. Where no price exceeds the list price
             and that stands still, recent discount and remembered price are the same number: only one can be told.
         offset: Known part of log demand, `(units, periods)`; None = 0.
+        has_price: Whether the regression itself has the price; False where `learned` says all about it.
+        learned: Part of log demand that another model has learned, as it depends on price and price state (boosted
+            trees, a network's demand curve); None = none. The regression then adds the units' own effects, what the
+            covariates say beyond it, and overdispersion. Its own error is not in any contribution.
     """
 
     covariates: np.ndarray
@@ -88,6 +102,8 @@ class DemandDesign:
     is_loss_averse: bool = False
     has_recent_discount: bool = False
     offset: np.ndarray | None = None
+    has_price: bool = True
+    learned: LearnedResponse | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,7 +111,7 @@ class DemandDesign:
         gap = ("fall_below_memory", "rise_above_memory") if self.is_loss_averse else ("gap_to_memory",)
         return (
             *(f"covariate_{i}" for i in range(self.covariates.shape[2])),
-            "log_price",
+            *(("log_price",) if self.has_price else ()),
             *(("promotion",) if self.has_promotion else ()),
             *(gap if self.has_reference_price else ()),
             *(("recent_discount",) if self.has_recent_discount else ()),
@@ -114,7 +130,7 @@ class DemandDesign:
             `(units, draws, columns)`, or `(units, periods, columns)`.
         """
         log_price = np.log(decision.prices)
-        columns = [log_price - np.log(list_price)]
+        columns = [log_price - np.log(list_price)] if self.has_price else []
         if self.has_promotion:
             columns.append(decision.promotions)
         if self.has_reference_price:
@@ -124,7 +140,18 @@ class DemandDesign:
             columns.append(state.depth)
         given = self.covariates[:, period] if isinstance(period, slice) else self.covariates[:, period, None]
         shared = np.broadcast_to(given, (*log_price.shape, given.shape[-1]))
+        if not columns:
+            return shared
         return np.concatenate([shared, np.stack(np.broadcast_arrays(*columns), axis=-1)], axis=-1)
+
+    def compute_offset(
+        self, period: int | slice, list_price: np.ndarray, state: PriceState, decision: Decision
+    ) -> np.ndarray:
+        """Part of log demand that is not fitted, in the shape of `decision.prices`; arguments as of `build`."""
+        total = np.zeros(decision.prices.shape)
+        if self.offset is not None:
+            total = total + (self.offset[:, period] if isinstance(period, slice) else self.offset[:, period, None])
+        return total if self.learned is None else total + self.learned(period, list_price, state, decision)
 
 
 @dataclass(frozen=True)
@@ -159,8 +186,8 @@ class FittedDemand:
 
     def compute_log_mean(self, situation: Situation, decision: Decision) -> np.ndarray:
         """See `shop.DemandLaw`."""
-        regressors = self.design.build(situation.period, situation.list_price, situation.prices, decision)
-        offset = 0.0 if self.design.offset is None else self.design.offset[:, situation.period, None]
+        given = situation.period, situation.list_price, situation.prices, decision
+        regressors, offset = self.design.build(*given), self.design.compute_offset(*given)
         return np.asarray(regressors @ self.fit.coefficients + self.unit_effects[:, None] + offset)
 
     def compute_logged_log_mean(self) -> np.ndarray:
@@ -207,11 +234,12 @@ def fit_demand(
         raise ValueError(f"covariates have shape {design.covariates.shape}; expected {shape} first")
     charged = np.isfinite(log.prices)
     decision = Decision(np.where(charged, log.prices, log.list_prices), log.promotions)
-    regressors = design.build(slice(None), log.list_prices, log.trace_price_states(), decision)
+    given = slice(None), log.list_prices, log.trace_price_states(), decision
+    regressors = design.build(*given)
     rows = CountRows(
         counts=read_sales(np.where(charged, log.units, np.nan).ravel(), log.stock.ravel()),
         design=regressors.reshape(-1, regressors.shape[-1]),
-        offset=np.zeros(log.units.size) if design.offset is None else design.offset.ravel(),
+        offset=design.compute_offset(*given).ravel(),
         groups=None if groups is None else np.repeat(np.asarray(groups, dtype=np.int64), shape[1]),
         group_penalty=group_penalty,
         weights=None if weights is None else weights.ravel(),

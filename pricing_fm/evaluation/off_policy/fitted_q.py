@@ -91,13 +91,19 @@ class DecisionFeatures:
         return np.asarray((self.target_probabilities[:, step] * values).sum(axis=1))
 
 
-def fit_q_backward(log: LoggedTrajectories, decisions: DecisionFeatures, critics: Sequence[Critic]) -> ModelValues:
+def fit_q_backward(
+    log: LoggedTrajectories,
+    decisions: DecisionFeatures,
+    critics: Sequence[Critic],
+    teachers: np.ndarray | None = None,
+) -> ModelValues:
     """Values of the target policy over the log's own horizon, a regression per step from the last to the first.
 
     Args:
         log: The log.
         decisions: Its states as features.
         critics: Each runs through all steps on its own; their values are averaged.
+        teachers: True = the regressions learn from the unit, bool, `(units,)`; None = from all.
 
     Returns:
         Mean values over critics; nothing comes after the last step.
@@ -110,18 +116,52 @@ def fit_q_backward(log: LoggedTrajectories, decisions: DecisionFeatures, critics
     """
     _check(log, decisions, critics)
     units, periods = log.shape
+    learned_from = np.ones(units, dtype=bool) if teachers is None else np.asarray(teachers, dtype=bool)
     action_values, expected_values = np.zeros(log.shape), np.zeros(log.shape)
     taken = decisions.taken
     for critic in critics:
         ahead = np.zeros(units)
         for step in reversed(range(periods)):
             here = log.mask[:, step]
-            if not here.any():
+            known = here & learned_from
+            if not known.any():
                 raise ValueError(f"nothing was decided at step {step}; leave the step out of the log")
-            prediction = critic.fit(taken[here, step], (log.rewards[:, step] + log.discount * ahead)[here])
+            prediction = critic.fit(taken[known, step], (log.rewards[:, step] + log.discount * ahead)[known])
             ahead = np.where(here, _expect_where(decisions, prediction, step, here), log.discount * ahead)
             action_values[:, step] += _predict_where(prediction, taken[:, step], here) / len(critics)
             expected_values[:, step] += ahead / len(critics)
+    return ModelValues(action_values, expected_values)
+
+
+def cross_fit_q(
+    log: LoggedTrajectories, decisions: DecisionFeatures, critics: Sequence[Critic], folds: int = 2, seed: int = 0
+) -> ModelValues:
+    """`fit_q_backward` with every decision unit valued by regressions on the others, as doubly robust estimates need.
+
+    Args:
+        log: The log.
+        decisions: Its states as features.
+        critics: See `fit_q_backward`.
+        folds: Parts that the decision units are dealt out to.
+        seed: Of the parts.
+
+    Returns:
+        Values of each unit by the regressions of the other parts.
+
+    Raises:
+        ValueError: If there are fewer decision units than folds, or see `fit_q_backward`.
+
+    References:
+        Chernozhukov et al. 2018, "Double/debiased machine learning".
+    """
+    if not 2 <= folds <= log.num_clusters:
+        raise ValueError(f"folds is {folds}; expected 2 or more and at most the {log.num_clusters} decision units")
+    part = (np.random.default_rng(seed).permutation(log.num_clusters) % folds)[log.cluster_codes]
+    action_values, expected_values = np.zeros(log.shape), np.zeros(log.shape)
+    for fold in range(folds):
+        judged = part == fold
+        values = fit_q_backward(log, decisions, critics, teachers=~judged)
+        action_values[judged], expected_values[judged] = values.action_values[judged], values.expected_values[judged]
     return ModelValues(action_values, expected_values)
 
 

@@ -6,12 +6,13 @@ random numbers), so that their difference is not buried under noise. Shapes: U u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pricing_fm.evaluation.off_policy.censored_counts import compute_expected_sales, draw_counts
+from pricing_fm.evaluation.off_policy.censored_counts import compute_sales_terms, draw_counts
 from pricing_fm.evaluation.off_policy.stocks import Stock
 
 _DEMAND, _DECISION = 0, 1  # purposes of random numbers
@@ -143,6 +144,8 @@ class Shop:
         holding_cost: Currency per unit left and period, a number or `(units, 1)`.
         lost_sale_cost: Currency per unit of unmet demand, a number or `(units, 1)`.
         discount: Per period, in (0, 1].
+        log_last: Log of the last price before the first period, `(units,)`; None = the remembered one. Only policies
+            that start from the last price read it.
 
     Raises:
         ValueError: If shapes differ or a number is out of bounds.
@@ -157,9 +160,12 @@ class Shop:
     holding_cost: np.ndarray | float = 0.0
     lost_sale_cost: np.ndarray | float = 0.0
     discount: float = 1.0
+    log_last: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         units = self.list_prices.shape[:1]
+        if self.log_last is not None and self.log_last.shape != units:
+            raise ValueError(f"log_last has shape {self.log_last.shape}; expected {units}, one number per unit")
         if self.unit_costs.shape != self.list_prices.shape or self.log_memory.shape != units:
             raise ValueError(
                 f"list_prices {self.list_prices.shape}, unit_costs {self.unit_costs.shape} and log_memory"
@@ -185,6 +191,30 @@ class Outcome(NamedTuple):
     returns: np.ndarray
     demand: np.ndarray
     sales: np.ndarray
+
+
+class Step(NamedTuple):
+    """One period of a run. Arrays `(units, draws)`, money discounted.
+
+    Attributes:
+        situation, decision: What was seen and charged.
+        mean: Mean demand, units.
+        customers, served: Demand, and what the stock served of it, units.
+        margin: Margin at expected sales, currency.
+        margin_slope: Its derivative by log mean demand, currency.
+        realized_margin: Margin of what was sold, currency.
+        charges: For what was left over or could not be served, currency.
+    """
+
+    situation: Situation
+    decision: Decision
+    mean: np.ndarray
+    customers: np.ndarray
+    served: np.ndarray
+    margin: np.ndarray
+    margin_slope: np.ndarray
+    realized_margin: np.ndarray
+    charges: np.ndarray
 
 
 def advance_prices(state: PriceState, prices: np.ndarray, list_prices: np.ndarray, persistence: float) -> PriceState:
@@ -217,6 +247,7 @@ def run_shop(
     draws: int,
     seed: int,
     log_factors: np.ndarray | float = 0.0,
+    watch: Callable[[Step], None] | None = None,
 ) -> Outcome:
     """Run every unit forward under a policy.
 
@@ -227,6 +258,7 @@ def run_shop(
         draws: Histories per unit.
         seed: Seed of the luck; equal seeds give policies equal luck.
         log_factors: Added to log mean demand, a number or `(units,)`.
+        watch: Called with every period.
 
     Returns:
         What is earned.
@@ -236,29 +268,60 @@ def run_shop(
     """
     units, periods = shop.list_prices.shape
     shift = np.broadcast_to(np.asarray(log_factors, dtype=np.float64), (units,))[:, None]
-    stock = shop.stock.start(draws)
-    memory = np.repeat(shop.log_memory[:, None], draws, axis=1)
-    prices = PriceState(memory, memory, np.repeat(shop.depth[:, None], draws, axis=1))
+    stock, prices = shop.stock.start(draws), _start_prices(shop, draws)
     values, returns, wanted, sold = (np.zeros((units, draws)) for _ in range(4))
     for period in range(periods):
         luck, choice = (
             np.random.default_rng([seed, purpose, period]).random((units, draws)) for purpose in (_DEMAND, _DECISION)
         )
-        available = shop.stock.get_available(stock, period)
         list_price, cost = shop.list_prices[:, period, None], shop.unit_costs[:, period, None]
-        situation = Situation(period, list_price, cost, prices, available)
+        situation = Situation(period, list_price, cost, prices, shop.stock.get_available(stock, period))
         decision = policy.decide(situation, choice)
         if not np.all(decision.prices > 0.0):
             raise ValueError(f"the policy named a price of {np.min(decision.prices)} in period {period}")
         mean = np.exp(demand.compute_log_mean(situation, decision) + shift)
-        customers = draw_counts(luck, mean, demand.overdispersion)
-        served = np.minimum(customers, available)
-        left = np.where(np.isfinite(available), available - served, 0.0)
-        charges = shop.holding_cost * left + shop.lost_sale_cost * (customers - served)
-        margin, factor = decision.prices - cost, shop.discount**period
-        values += factor * (margin * compute_expected_sales(mean, available, demand.overdispersion) - charges)
-        returns += factor * (margin * served - charges)
-        wanted, sold = wanted + customers, sold + served
-        stock = shop.stock.advance(stock, customers, period)
+        step = _sell(
+            shop, situation, decision, mean, draw_counts(luck, mean, demand.overdispersion), demand.overdispersion
+        )
+        values += step.margin - step.charges
+        returns += step.realized_margin - step.charges
+        wanted, sold = wanted + step.customers, sold + step.served
+        if watch is not None:
+            watch(step)
+        stock = shop.stock.advance(stock, step.customers, period)
         prices = advance_prices(prices, decision.prices, list_price, shop.persistence)
     return Outcome(values, returns, wanted, sold)
+
+
+def _start_prices(shop: Shop, draws: int) -> PriceState:
+    """What prices before the first period have left behind, one copy per draw."""
+    last = shop.log_memory if shop.log_last is None else shop.log_last
+    return PriceState(*(np.repeat(column[:, None], draws, axis=1) for column in (last, shop.log_memory, shop.depth)))
+
+
+def _sell(
+    shop: Shop,
+    situation: Situation,
+    decision: Decision,
+    mean: np.ndarray,
+    customers: np.ndarray,
+    overdispersion: float,
+) -> Step:
+    """What one period's demand brings."""
+    available, factor = situation.available, shop.discount**situation.period
+    served = np.minimum(customers, available)
+    left = np.where(np.isfinite(available), available - served, 0.0)
+    charges = factor * (shop.holding_cost * left + shop.lost_sale_cost * (customers - served))
+    unit_margin = factor * (decision.prices - situation.unit_cost)
+    sales = compute_sales_terms(mean, available, overdispersion)
+    return Step(
+        situation,
+        decision,
+        mean,
+        customers,
+        served,
+        margin=unit_margin * sales.expected,
+        margin_slope=unit_margin * sales.by_log_mean,
+        realized_margin=unit_margin * served,
+        charges=charges,
+    )

@@ -19,11 +19,11 @@ from pricing_fm.evaluation.off_policy.censored_counts import compute_count_terms
 from pricing_fm.evaluation.off_policy.censored_regression import compute_parameter_influences
 from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, PolicyValue, Rows, build_contributions
 from pricing_fm.evaluation.off_policy.demand_model import FittedDemand
-from pricing_fm.evaluation.off_policy.shop import Outcome, PricePolicy, Shop, run_shop
+from pricing_fm.evaluation.off_policy.shop import Decision, Outcome, PricePolicy, Shop, Situation, run_shop
+from pricing_fm.evaluation.off_policy.value_slopes import SlopeRecorder
 from pricing_fm.evaluation.off_policy.weights import compute_effective_sample_size
 
 _LARGEST_CORRECTION = 5.0  # of log demand: a model that is off by a factor of 150 is no model
-_STEP = 0.02  # of log demand in numerical derivatives; counts are whole, so that shorter steps would see jumps only
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,12 @@ class StructuredSettings:
     """How the estimator runs.
 
     Attributes:
-        draws: Histories per unit.
-        gradient_draws: Histories per unit in derivatives.
+        draws: Histories per unit, 2 or more.
         seed: Seed of the luck that all policies share.
         is_corrected: False = the outcome model alone, without the propensities.
     """
 
     draws: int = 64
-    gradient_draws: int = 16
     seed: int = 0
     is_corrected: bool = True
 
@@ -145,8 +143,7 @@ def estimate_structured(
     """Value of a policy by corrected demand and known recursion.
 
     Contributions are each unit's own value plus the influence of each logged week on it through the fitted parameters
-    and the correction, by the chain rule; derivatives of the value are central differences under common random numbers.
-    The propensities are taken as given.
+    and the correction, by the chain rule (derivatives of the value: `value_slopes`). Propensities are taken as given.
 
     Args:
         demand: Demand fitted to the log.
@@ -169,8 +166,7 @@ def estimate_structured(
         raise ValueError("shop, log and members must speak of the same units and periods, with a member at least")
     correction = estimate_log_correction(demand, weights.ratios) if settings.is_corrected else 0.0
     corrected = replace(demand, added_effects=demand.added_effects + correction)
-    outcome = run_shop(shop, policy, corrected, settings.draws, settings.seed)
-    slopes = _compute_slopes(corrected, shop, policy, settings, chosen)
+    outcome, slopes = _run_with_slopes(corrected, shop, policy, settings, chosen)
     moves = _compute_week_influences(demand, weights.ratios, correction, slopes, settings.is_corrected)
     labels, clusters = np.unique(demand.log.clusters, return_inverse=True)
     week_labels, weeks = np.unique(demand.log.weeks, return_inverse=True)
@@ -201,31 +197,19 @@ class _Slopes:
     units: np.ndarray
 
 
-def _compute_slopes(
+def _run_with_slopes(
     demand: FittedDemand, shop: Shop, policy: PricePolicy, settings: StructuredSettings, members: np.ndarray
-) -> _Slopes:
-    """Central differences under the same luck."""
+) -> tuple[Outcome, _Slopes]:
+    """Run the shop and differentiate its mean value over members."""
 
-    def value(moved: FittedDemand, log_factor: float = 0.0) -> np.ndarray:
-        outcome = run_shop(shop, policy, moved, settings.gradient_draws, settings.seed, log_factor)
-        return np.where(members, outcome.values.mean(axis=1), 0.0) / members.sum()
+    def build(situation: Situation, decision: Decision) -> np.ndarray:
+        return demand.design.build(situation.period, situation.list_price, situation.prices, decision)
 
-    columns = demand.rows.design.shape[1]
-    informative = demand.rows.design[demand.rows.counts.informative]
-    coefficients = np.zeros(columns)
-    for column in range(columns):
-        # A step that moves log demand by about `_STEP` in a typical row, whatever the column's unit.
-        step = _STEP / max(float(np.sqrt((informative[:, column] ** 2).mean())), 1e-12)
-        direction = step * np.eye(columns)[column]
-        change = value(demand.move(direction)) - value(demand.move(-direction))
-        coefficients[column] = change.sum() / (2.0 * step)
-    dispersion = 0.0
-    if demand.fit.is_dispersion_fitted:
-        step = 5.0 * _STEP
-        up, down = value(demand.move(log_overdispersion=step)), value(demand.move(log_overdispersion=-step))
-        dispersion = float((up - down).sum() / (2.0 * step))
-    units = (value(demand, _STEP) - value(demand, -_STEP)) / (2.0 * _STEP)
-    return _Slopes(coefficients, dispersion, units)
+    recorder = SlopeRecorder(demand.overdispersion, build)
+    outcome = run_shop(shop, policy, demand, settings.draws, settings.seed, watch=recorder.watch)
+    found, share = recorder.compute_slopes(), members / members.sum()
+    dispersion = float(share @ found.log_overdispersion) if demand.fit.is_dispersion_fitted else 0.0
+    return outcome, _Slopes(share @ found.coefficients, dispersion, share * found.log_mean)
 
 
 def _compute_week_influences(
