@@ -200,7 +200,8 @@ def few_shot_rows(table: pd.DataFrame, task: str, seed: int, compared_with: str)
         `list[ResultRow]`: `gap_closed` and `gap_closed_gain` of every strategy and k.
     """
     rows = []
-    for (name, weeks), group in table.groupby(["strategy", "k"], sort=False):
+    for name, weeks in table[["strategy", "k"]].drop_duplicates().itertuples(index=False):
+        group = table[(table["strategy"] == name) & (table["k"] == weeks)]
         own = group.set_index("category")["gap_closed"].dropna()
         other = table[(table["strategy"] == compared_with) & (table["k"] == weeks)].set_index("category")["gap_closed"]
         seconds = float(group["seconds"].iloc[0])

@@ -263,17 +263,13 @@ def _plan_after(log: SimulatedLog, weeks: int) -> pd.DataFrame:
     listed = np.ravel(log.state.list_price)
     frame = log.items.loc[np.repeat(log.items.index, weeks)].reset_index(drop=True)
     first = np.tile(np.arange(weeks) == 0, log.num_items)
-    return frame.assign(
-        **{
-            names.TIMESTAMP: np.tile(last + period * np.arange(1, weeks + 1), log.num_items),
-            names.UNITS: np.nan,
-            names.PRICE: np.repeat(listed, weeks),
-            names.LIST_PRICE: np.repeat(listed, weeks),
-            names.INVENTORY: np.where(first & np.isfinite(np.repeat(stock, weeks)), np.repeat(stock, weeks), np.nan),
-            "promotion": 0.0,
-            names.PRICE_IS_INTERVENTION: 1.0,
-        }
-    )
+    frame[names.TIMESTAMP] = np.tile(last + period * np.arange(1, weeks + 1), log.num_items)
+    frame[names.UNITS] = np.nan
+    frame[names.PRICE] = frame[names.LIST_PRICE] = np.repeat(listed, weeks)
+    stocks = np.repeat(stock, weeks)
+    frame[names.INVENTORY] = np.where(first & np.isfinite(stocks), stocks, np.nan)
+    frame["promotion"], frame[names.PRICE_IS_INTERVENTION] = 0.0, 1.0
+    return frame
 
 
 def _load(frames: Sequence[pd.DataFrame], columns: Sequence[str], name: str) -> Panel:

@@ -71,9 +71,9 @@ def query_losses(model: PricingFMForPolicy, stack: Stack, query: Batch, scaling:
     if "grid_regret" not in query:
         return category_losses(model, stack, query, scaling)
     rows = flatten_rows(query)
-    grid = (rows[f"grid_{name}"] for name in ("log_prices", "margins", "regret"))
+    log_prices, margins, regret = (rows[f"grid_{name}"] for name in ("log_prices", "margins", "regret"))
     with updated(model, stack, scaling):
-        losses = plan_regret(model, rows, *grid, PLAN_SHARPNESS)
+        losses = plan_regret(model, rows, log_prices, margins, regret, PLAN_SHARPNESS)
     return losses.unflatten(0, query["loss_weights"].shape).sum(1)
 
 
@@ -180,8 +180,8 @@ class _Moments:
 
     @classmethod
     def of(cls, start: Stack, optim: OptimArguments) -> "_Moments":
-        zeros = [{name: torch.zeros_like(tensor) for name, tensor in start.items()} for _ in range(2)]
-        return cls(optim, *zeros)
+        first, second = ({name: torch.zeros_like(tensor) for name, tensor in start.items()} for _ in range(2))
+        return cls(optim, first, second)
 
     def directions(self, gradient: Stack) -> Stack:
         """What a step of rate one would subtract, after the clip of each category's global norm."""
