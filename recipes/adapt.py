@@ -15,12 +15,14 @@ from peft import PeftModel
 
 from pricing_fm.adapters import (
     LoraArguments,
+    activate_adapter,
     add_adapter,
     category_slug,
     category_slugs,
     load_adapter,
     save_adapter,
     train_only,
+    write_profile,
 )
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
@@ -30,6 +32,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
+from pricing_fm.policy.profile import category_profile
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -97,6 +100,10 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         origin.revision,
         category=None if source.category == ALL else source.category,
     )
+    if len(panel.frame) and model.config.price_response == "monotone":
+        activate_adapter(network, None)  # what the category looks like to the base
+        write_profile(folder, category_profile(panel, model, processor, fingerprint))
+        activate_adapter(network, slug)
     used = source, how, policy, rewards, lora, optim, loop, output
     save_rest(folder, processor, full, panel, fingerprint, used, result)
     return result

@@ -10,13 +10,15 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from pricing_fm.adapters import read_adapter
+from pricing_fm.adapters import read_adapter, read_profile
 from pricing_fm.artifact import read_manifest, verify_artifact
 from pricing_fm.errors import ArtifactError, PanelError
 from pricing_fm.hub import push
 from pricing_fm.panel import Panel
-from pricing_fm.policy import PricingPolicy
+from pricing_fm.policy import PricingPolicy, load_base
+from pricing_fm.policy.profile import category_profile
 from pricing_fm.results import read_results
+from pricing_fm.training.adapt import AdaptArguments, visible_panel
 from recipes.adapt import main
 from tests.hub_server import HubState, running_hub
 from tests.policy_artifacts import base_hash, panel_of, quick_collections, sales_log, write_base
@@ -73,7 +75,7 @@ def test_the_folder_is_a_complete_sealed_adapter(adapter: Path, place: Path) -> 
     manifest = verify_artifact(adapter, kind="adapter")
     assert set(manifest.files) == {
         *("adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json"),
-        *("guardrails.json", "price_ladder.json", "recipe.yaml", "results.json"),
+        *("guardrails.json", "price_ladder.json", "recipe.yaml", "results.json", "category_profile.json"),
     }
     assert manifest.base_fingerprint == base_hash(place / "base")
     card = (adapter / "README.md").read_text()
@@ -83,6 +85,11 @@ def test_the_folder_is_a_complete_sealed_adapter(adapter: Path, place: Path) -> 
     assert (reference.category, reference.rank, reference.revision) == ("snacks", 2, None)
     assert Path(reference.base) == place / "base"
     assert json.loads((adapter / "guardrails.json").read_text()) == {"maximum_step": 0.1}
+
+
+def test_the_profile_is_what_the_category_looks_like_to_the_base(adapter: Path, place: Path, panel: Panel) -> None:
+    visible = visible_panel(panel, "snacks", AdaptArguments(weeks=12))
+    assert read_profile(adapter) == category_profile(visible, *load_base(place / "base"))
 
 
 def test_the_base_is_not_touched(adapter: Path, place: Path) -> None:
@@ -132,6 +139,7 @@ def test_a_forecast_adapter_plans_on_its_own_curve(adapt: Callable[..., Path], p
 
 def test_no_weeks_give_the_answers_of_the_base(adapt: Callable[..., Path], place: Path, panel: Panel) -> None:
     folder = adapt("nothing", "--category", "snacks", "--weeks", "0")
+    assert not (folder / "category_profile.json").exists()  # nothing was seen that could look like anything
     support = json.loads((folder / "price_ladder.json").read_text())["support"]
     assert sum(map(sum, support["items_at_rung"] + support["weeks_at_rung"])) == 0
     assert read_results(folder).metrics == ()

@@ -9,6 +9,9 @@ from pricing_fm.panel import Panel
 from pricing_fm.policy.engine import Engine
 from pricing_fm.policy.situation import read_situation, with_siblings
 
+# Evenly through the sorted items; a mean needs no more.
+MOST_ITEMS = 256
+
 
 def category_profile(
     panel: Panel, model: PricingFMForPolicy, processor: PricingFMProcessor, base_fingerprint: str
@@ -37,5 +40,7 @@ def category_profile(
     if not len(panel.frame):
         raise PanelError("no week of the category is visible; a profile needs at least one")
     situation = with_siblings(read_situation(panel, processor.context_length, 1), processor)
+    if len(situation) > MOST_ITEMS:
+        situation = situation.select(np.linspace(0, len(situation) - 1, MOST_ITEMS).round().astype(np.int64))
     features = Engine(model, processor).states(situation).mean(0)
     return CategoryProfile(base_fingerprint, len(situation), tuple(np.round(features, 6).tolist()))
