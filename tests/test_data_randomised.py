@@ -104,3 +104,39 @@ def test_families_are_runs_of_numbers_with_one_income() -> None:
     family = prepare_module("rand_hie").find_families(table)
     assert family[0] == family[1] == family[2]
     assert len(set(family[[0, 3, 4, 5]])) == 4
+
+
+@pytest.mark.real_data
+def test_offers_hold_the_known_figures_and_no_gap(real_data: Path) -> None:
+    prepare = prepare_module("loan_offers")
+    offers = prepare.build_offers(real_data / SOURCES["loan_offers"])
+    assert len(offers) == 34_211
+    assert offers["take_up"].sum() == 2_479
+    assert offers["unscored"].mean() == pytest.approx(0.0864, abs=1e-4)
+    assert offers["unknown"].sum() == 256
+    assert not offers.isna().any().any()
+    outcomes = ["loan_size", *prepare.PROFITS]
+    assert (offers.loc[offers["take_up"] == 0, outcomes] == 0).all().all()
+    taken = offers[offers["take_up"] == 1]
+    # Losing all arrears instead of half, and paying for funds, can only cost.
+    assert (taken["profit_lgd1_funds0"] <= taken["profit_lgd0.5_funds0"]).all()
+    assert (taken["profit_lgd1_funds1"] < taken["profit_lgd1_funds0"]).all()
+    source = pd.read_parquet(real_data / SOURCES["loan_offers"] / prepare.FILE)
+    row = int(taken.index[0])
+    size, months = float(source["loansize"][row]), float(source["term"][row])
+    interest, arrears = size * months * float(source["final4"][row]) / 100, float(source["pstdue_average"][row])
+    assert offers["profit_lgd0.5_funds1"][row] == pytest.approx(interest - 0.5 * arrears - 0.01 * size * months)
+
+
+@pytest.mark.real_data
+def test_persons_belong_to_one_family_with_one_plan_and_count_their_years(real_data: Path) -> None:
+    prepare = prepare_module("rand_hie")
+    persons = prepare.build_persons(real_data / SOURCES["rand_hie"])
+    assert (len(persons), persons["family"].nunique()) == (5_912, 2_523)
+    assert not persons.isna().any().any()
+    assert (persons.groupby("family")[["plan", "site"]].nunique() == 1).all().all()
+    assert list(persons["group"].cat.categories) == ["free", "25 %", "50 %", "deductible", "95 %"]
+    assert (persons["visits"] * persons["years"]).sum() == pytest.approx(57_752, rel=1e-6)
+    by_plan = persons.groupby("group", observed=True)["visits"].mean()
+    assert by_plan["free"] == by_plan.max()
+    assert by_plan["95 %"] == by_plan.min()

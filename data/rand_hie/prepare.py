@@ -1,4 +1,4 @@
-"""Source "RAND Health Insurance Experiment": person-years under randomised plans, and a panel of batches.
+"""Source "RAND Health Insurance Experiment": person-years under randomised plans, persons, and a panel of batches.
 
 Usage: python data/rand_hie/prepare.py --source ../shared/data/health_rand_hie
 """
@@ -18,6 +18,32 @@ FREE_PLAN = 11
 # The source says `coins` 0; its ceiling of 450 dollars a family shows that plan 1 is plan 13 under another number.
 DEDUCTIBLE_PLANS = (1, 13)
 PRICE_FLOOR = 0.05  # free care: a price must be positive, and a visit costs time
+# Plans by the coinsurance that the source gives them (site 1: 100 % for 95 %), cheapest first.
+GROUPS = {
+    "free": (11,),
+    "25 %": (5, 6, 7, 17, 18, 19),
+    "50 %": (8, 9, 10),
+    "deductible": DEDUCTIBLE_PLANS,
+    "95 %": (2, 3, 4, 14, 15, 16),
+}
+# Of the first year: the plan had hardly had time to change them. The mean stands in for unknown schooling.
+COVARIATES = (
+    *(
+        "xage",
+        "female",
+        "black",
+        "educdec",
+        "linc",
+        "lfam",
+        "disea",
+        "physlm",
+        "mhi",
+        "hlthg",
+        "hlthf",
+        "hlthp",
+        "child",
+    ),
+)
 CEILINGS = 20  # quantiles of a plan's ceilings that stand for all of them
 PERSON_YEARS_PER_PERIOD = 30.0
 
@@ -103,8 +129,34 @@ def build_decisions(source: Path, cluster: str = "person") -> tuple[pd.DataFrame
     return decisions, counts, plans
 
 
+def build_persons(source: Path) -> pd.DataFrame:
+    """One row per person: plan, what was known at enrolment, and use of care per year over all years.
+
+    Args:
+        source (`Path`): Folder with the publisher's table.
+
+    Returns:
+        `pd.DataFrame`: `family, site, plan, group` (cheapest first: an ordered category), `years`, covariates without
+        gaps, and per year `visits`, `outpatient_dollars` and `medical_dollars`.
+    """
+    columns = ["zper", "year", "site", "plan", "income", "time", "mdvis", "outpdol", "meddol", *COVARIATES]
+    table = pd.read_parquet(source / FILE, columns=columns).sort_values(["zper", "year"], ignore_index=True)
+    table["family"] = find_families(table)
+    by_person = table.groupby("zper")
+    first, years = by_person.first(), by_person["time"].sum()
+    persons = first[["family", "site", "plan"]].astype(int)
+    group = persons["plan"].map({plan: name for name, plans in GROUPS.items() for plan in plans})
+    persons["group"] = pd.Categorical(group, categories=list(GROUPS), ordered=True)
+    persons["years"] = years
+    known = first[list(COVARIATES)].astype(float)
+    persons = persons.join(known.fillna(known.mean()))
+    for name, column in (("visits", "mdvis"), ("outpatient_dollars", "outpdol"), ("medical_dollars", "meddol")):
+        persons[name] = by_person[column].sum() / years
+    return persons.reset_index(drop=True)
+
+
 def main() -> None:
-    """Writes `decisions.parquet` and `panel.parquet`, and prints the plans."""
+    """Writes `decisions.parquet`, `persons.parquet` and `panel.parquet`, and prints the plans."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help=f"folder with {FILE}")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write into (default: data/rand_hie)")
@@ -115,6 +167,7 @@ def main() -> None:
     decisions, counts, plans = build_decisions(arguments.source, arguments.cluster)
     arguments.output.mkdir(parents=True, exist_ok=True)
     decisions.to_parquet(arguments.output / "decisions.parquet", index=False)
+    build_persons(arguments.source).to_parquet(arguments.output / "persons.parquet", index=False)
     experiment = Experiment("rand_hie", decisions, None, is_binary=False)
     batched = build_batched_panel(experiment, np.random.default_rng(arguments.seed), PERSON_YEARS_PER_PERIOD)
     columns = ["item_id", "timestamp", "units", "price", "traffic", "category", "price_is_intervention"]
@@ -123,7 +176,7 @@ def main() -> None:
     for what, count in counts.items():
         print(f"{what}: {count:,}")
     print(plans.sort_values("price").round(3).to_string())
-    print(f"wrote {arguments.output / 'decisions.parquet'} and panel.parquet: {batched.periods} periods")
+    print(f"wrote {arguments.output / 'decisions.parquet'}, persons.parquet, panel.parquet: {batched.periods} periods")
 
 
 if __name__ == "__main__":
