@@ -158,3 +158,13 @@ def test_what_cannot_be_planned_is_refused_with_what_was_found() -> None:
         measure_weekly_variation(np.ones((3, 4)), np.arange(3))
     with pytest.raises(ValueError, match="two decision units"):
         measure_weekly_variation(np.random.default_rng(0).random((3, 4)), np.zeros(3))
+
+
+def test_a_variance_below_zero_from_a_short_log_is_not_believed() -> None:
+    """Differences of noisy lags need not be those of any process: the contrast of long blocks may come out negative."""
+    squares = np.array([0.0, 2.0, 2.0, 2.0, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2])
+    variation = WeeklyVariation(squares, 20)
+    assert variation.compute_pair_variance(6, 2) < 0.0
+    plan = plan_switchback(variation, effect=0.5, carry_over_weeks=2, block_weeks=6)
+    assert plan.pair_variance == pytest.approx(0.5 * 2.0 / 4)
+    assert plan.power >= 0.8

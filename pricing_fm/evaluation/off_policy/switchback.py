@@ -15,6 +15,7 @@ from scipy.stats import nct, norm
 from scipy.stats import t as student
 
 _LONGEST_USED = 8  # weeks used of a block, where its length is chosen here
+_LEAST_BELIEVED = 0.5
 _MOST_PAIRS = 1_000_000  # per unit
 _LARGE_SAMPLE = 500  # degrees of freedom from which on the t law is the normal one to three digits
 
@@ -301,7 +302,10 @@ def _plan_length(
     variation: WeeklyVariation, effect: float, length: int, washout: int, power: float, level: float
 ) -> SwitchbackPlan:
     """Smallest plan with blocks of one length."""
-    variance = variation.compute_pair_variance(length, washout)
+    # From a short log the variance of a long contrast comes out at anything, below zero too: half of what independent
+    # weeks would have is the least that is believed.
+    independent = float(variation.squared_differences[1]) / (length - washout)
+    variance = max(variation.compute_pair_variance(length, washout), _LEAST_BELIEVED * independent)
     if not variance > 0.0:
         raise ValueError(f"rewards of blocks of {length} weeks do not vary; give other blocks")
 
