@@ -91,6 +91,13 @@ from pricing_fm.evaluation.off_policy.launch import (
     Verdict,
     decide_launch,
 )
+from pricing_fm.evaluation.off_policy.level_sensitivity import (
+    ActionTable,
+    BiasBounds,
+    bound_level_bias,
+    bound_log_correction,
+    bound_structured_by_level,
+)
 from pricing_fm.evaluation.off_policy.log import LoggedTrajectories, ModelValues
 from pricing_fm.evaluation.off_policy.marginalized import (
     StateModel,
@@ -206,10 +213,12 @@ from pricing_fm.evaluation.off_policy.weights import (
 )
 
 __all__ = [
+    "ActionTable",
     "BaseStock",
     "BehaviorCalibration",
     "BehaviorEstimate",
     "BehaviorSettings",
+    "BiasBounds",
     "BootstrapDraws",
     "CalibrationError",
     "CalibrationSettings",
@@ -283,11 +292,14 @@ __all__ = [
     "bootstrap_cvar_difference",
     "bootstrap_value",
     "bound_balanced",
+    "bound_level_bias",
+    "bound_log_correction",
     "bound_monotone_demand",
     "bound_monotone_margin",
     "bound_self_normalized",
     "bound_simultaneously",
     "bound_structured",
+    "bound_structured_by_level",
     "build_support_map",
     "build_trajectories",
     "choose_bandwidth",
@@ -299,9 +311,9 @@ __all__ = [
     "compute_decision_weights",
     "compute_demand_residuals",
     "compute_design_ratios",
+    "compute_dispersion_score",
     "compute_downside_probability",
     "compute_effective_sample_size",
-    "compute_dispersion_score",
     "compute_expected_sales",
     "compute_group_policy",
     "compute_importance_ratios",

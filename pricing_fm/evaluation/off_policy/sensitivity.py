@@ -18,7 +18,7 @@ from pricing_fm.evaluation.off_policy.shop import PricePolicy, Shop, run_shop
 
 SENSITIVITIES = (1.0, 1.5, 2.0)
 _LARGEST_CORRECTION = 5.0
-_POINTS = 9  # corrections between both ends at which the value is looked at: it need not be monotone
+_POINTS = 9  # corrections between both ends at which the value is looked at
 
 
 class WeightBounds(NamedTuple):
@@ -263,12 +263,39 @@ def bound_structured(
         return float(brentq(imbalance, -_LARGEST_CORRECTION, _LARGEST_CORRECTION, xtol=1e-12))
 
     ends = ValueBounds(root(weights.low, weights.high), root(weights.high, weights.low))
-    chosen = np.ones(len(log_mean) // demand.log.units.shape[1], bool) if members is None else members
-    grid = np.linspace(ends.lower, ends.upper, _POINTS if ends.upper > ends.lower else 1)
+    return StructuredBounds(ends, value_corrections(demand, shop, policy, ends, draws, seed, members))
+
+
+def value_corrections(
+    demand: FittedDemand,
+    shop: Shop,
+    policy: PricePolicy,
+    log_corrections: ValueBounds,
+    draws: int,
+    seed: int,
+    members: np.ndarray | None = None,
+) -> ValueBounds:
+    """Least and greatest value of a policy over a range of corrections of mean demand; it need not be monotone.
+
+    Args:
+        demand: Demand fitted to the log, without correction.
+        shop: What is known of the same units.
+        policy: The policy.
+        log_corrections: Range of the log of the factor on mean demand.
+        draws: Histories per unit.
+        seed: Seed of the luck.
+        members: Units whose mean value is asked, bool, `(units,)`; None = all.
+
+    Returns:
+        Range of the value, currency per unit.
+    """
+    low, high = log_corrections
+    chosen = np.ones(len(demand.log.units), bool) if members is None else members
     values = [
-        float(run_shop(shop, policy, demand, draws, seed, shift).values.mean(axis=1)[chosen].mean()) for shift in grid
+        float(run_shop(shop, policy, demand, draws, seed, shift).values.mean(axis=1)[chosen].mean())
+        for shift in np.linspace(low, high, _POINTS if high > low else 1)
     ]
-    return StructuredBounds(ends, ValueBounds(min(values), max(values)))
+    return ValueBounds(min(values), max(values))
 
 
 def _bound_replicates(values: np.ndarray, weights: WeightBounds, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
