@@ -1,9 +1,10 @@
-"""Evaluate a base (and an adapter) against baselines: forecasts on a real panel, or prices in a simulated market.
+"""Evaluate a base (and an adapter) against baselines: forecasts or prices on a real panel, or prices in a market.
 
 Examples:
     python recipes/evaluate.py --base outputs/base --panel data/frat/panel.parquet --schema data/frat/schema.yaml \
         --prediction_length 8 --origins 8 16 24 --output_dir outputs/frat-evaluation
     python recipes/evaluate.py --base outputs/base --market retail --visible_weeks 26 --output_dir outputs/market
+    python recipes/evaluate.py --config recipes/frat/evaluate_values.yaml
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,19 @@ from pricing_fm.evaluation.forecaster import Baseline
 from pricing_fm.evaluation.forecasting import ForecastEvaluation, evaluate_forecasters
 from pricing_fm.evaluation.market import AdaptationRecipe, MarketArguments, evaluate_market, simulate_evaluation_market
 from pricing_fm.evaluation.model import PolicyForecaster
+from pricing_fm.evaluation.panel_value import (
+    Costs,
+    LogLogProposer,
+    NetworkProposer,
+    PanelValueTask,
+    Proposer,
+    ValueArguments,
+    ValuedWeeks,
+    build_rows,
+    build_tables,
+    evaluate_on_panel,
+    write_value_report,
+)
 from pricing_fm.evaluation.pricing import PricingEvaluation
 from pricing_fm.evaluation.pricing_baselines import build_price_rules
 from pricing_fm.evaluation.report import write_forecast_report, write_pricing_report
@@ -99,12 +113,15 @@ def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
         RewardWeights,
         LoraArguments,
         AdaptOptimArguments,
+        ValueArguments,
     )
     arguments = read_recipe(kinds, argv, description=__doc__)
     evaluate: EvaluateArguments = arguments[0]
     folder = Path(evaluate.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if evaluate.panel is not None:
+    if arguments[-1].off_policy:
+        rows, sources = evaluate_values(arguments, folder)
+    elif evaluate.panel is not None:
         rows, sources = evaluate_forecasts(evaluate, folder)
     else:
         rows, sources = evaluate_policies(arguments, folder)
@@ -187,7 +204,7 @@ def write_report(
 
 def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
     """Base, adapters and price rules in a market whose demand is known."""
-    evaluate, market, how, policy, rewards, lora, optim = arguments
+    evaluate, market, how, policy, rewards, lora, optim, _ = arguments
     base = PricingPolicy.from_pretrained(evaluate.base[0], adapter=evaluate.adapter[0] if evaluate.adapter else None)
     recipe = AdaptationRecipe(replace(how, weeks=market.visible_weeks), policy, rewards, lora, optim)
     log, panel = simulate_evaluation_market(market)
@@ -198,6 +215,34 @@ def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[Resu
     found.items.to_csv(folder / "prices.csv", index=False)
     write_pricing_report(folder, found)
     return found.rows, [DataSource(panel.name, panel.fingerprint())]
+
+
+def evaluate_values(arguments: Sequence[Any], folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
+    """What the policy, the base and log-log elasticity would have earned on the panel's own last weeks."""
+    evaluate, cost_share, values = arguments[0], arguments[3].assumed_cost_share, arguments[-1]
+    if evaluate.panel is None or max(len(evaluate.base), len(evaluate.adapter)) > 1 or evaluate.from_scratch:
+        raise SystemExit("--off_policy takes a --panel, one --base, at most one --adapter and no --from_scratch")
+    panel = load_panel(evaluate.panel, schema=evaluate.schema)
+    if evaluate.category != "all":
+        panel = panel.select_category(evaluate.category)
+
+    def build_proposers(weeks: ValuedWeeks, costs: Costs) -> list[Proposer]:
+        policy = PricingPolicy.from_pretrained(
+            evaluate.base[0], adapter=evaluate.adapter[0] if evaluate.adapter else None
+        )
+        found: list[Proposer] = [NetworkProposer(policy, "pricing_fm", cost_share)]
+        if evaluate.zero_shot:
+            found.append(NetworkProposer(PricingPolicy.from_pretrained(evaluate.base[0]), "base_plan", cost_share))
+        return [*found, LogLogProposer(list(weeks.item_ids), costs.objective, cost_share)]
+
+    task = PanelValueTask(panel, evaluate.origins, evaluate.prediction_length, cost_share, values, evaluate.seed)
+    found = evaluate_on_panel(task, build_proposers, folder / "steps")
+    for name, table in build_tables(found).items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    (folder / "decision.txt").write_text(found.decision.describe() + "\n", encoding="utf-8")
+    print(found.decision.describe())
+    write_value_report(folder, found)
+    return build_rows(found, task_name(panel)), [DataSource(panel.name, panel.fingerprint())]
 
 
 def print_gaps(found: PricingEvaluation) -> None:

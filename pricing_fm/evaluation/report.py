@@ -1,6 +1,7 @@
 """One self-contained HTML page for people: forecasts, what price does to demand, which prices to set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,25 @@ def write_pricing_report(folder: Path, found: PricingEvaluation) -> Path:
     return write_report(folder, ReportContent("Prices in a simulated market", facts, found.rows))
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a report page holds.
+
+    Args:
+        title (`str`): Headline.
+        facts (`Sequence[tuple[str, str]]`): Label and value below the headline.
+        summary (`Sequence[str]`): Sentences for who reads no further.
+        sections (`Sequence[Section]`): Parts of the page.
+        glossary (`Sequence[tuple[str, str]]`): Word and meaning.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    summary: Sequence[str]
+    sections: Sequence[Section]
+    glossary: Sequence[tuple[str, str]]
+
+
 def write_report(folder: Path, content: ReportContent) -> Path:
     """Writes `report.html` and the figures as PNG files beside it.
 
@@ -98,35 +118,32 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     Returns:
         `Path`: The page. It holds its figures itself and needs no other file and no network.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = build_sections(content)
-    for section in sections:
-        for figure in section.figures:
-            (folder / f"{figure.name}.png").write_bytes(figures.render_png(figure.figure))
-    path = folder / REPORT
-    path.write_text(render_report(content, sections), encoding="utf-8")
-    return path
+    summary = [*_summarise_forecasts(content), *_summarise_policies(content), *_summarise_prices(content)]
+    return write_page(folder, Page(content.title, content.facts, summary, build_sections(content), GLOSSARY))
 
 
-def render_report(content: ReportContent, sections: Sequence[Section]) -> str:
-    """Fills the page.
+def write_page(folder: Path, page: Page) -> Path:
+    """Writes `report.html` and the figures of its sections as PNG files beside it.
 
     Args:
-        content (`ReportContent`): Headline, facts and rows.
-        sections (`Sequence[Section]`): From `build_sections`.
+        folder (`Path`): Where to; created.
+        page (`Page`): What to show.
 
     Returns:
-        `str`: HTML.
+        `Path`: The page. It holds its figures itself and needs no other file and no network.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in page.sections:
+        for figure in section.figures:
+            (folder / f"{figure.name}.png").write_bytes(figures.render_png(figure.figure))
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template(TEMPLATE).render(
-        title=content.title,
-        facts=content.facts,
-        summary=[*_summarise_forecasts(content), *_summarise_policies(content), *_summarise_prices(content)],
-        sections=sections,
-        glossary=GLOSSARY,
+    text = environment.get_template(TEMPLATE).render(
+        title=page.title, facts=page.facts, summary=page.summary, sections=page.sections, glossary=page.glossary
     )
+    path = folder / REPORT
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def _summarise_forecasts(content: ReportContent) -> list[str]:

@@ -1,0 +1,306 @@
+"""The weeks of a panel on which policies are valued: what was charged, sold, in stock and decided, item by item."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pricing_fm import names
+from pricing_fm.errors import PanelError
+from pricing_fm.evaluation.off_policy import DecisionLog, read_decisions
+from pricing_fm.evaluation.off_policy.decision_log import Reference, find_recent_high
+from pricing_fm.evaluation.panel_value.arguments import ValueArguments
+from pricing_fm.panel import Panel
+
+ENDLESS_STOCK = 1e9  # of an item without a stock record beside items that have one
+_OUTLYING = 0.005  # share of prices at either end that need no rung of their own
+_THIRDS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class ValuedWeeks:
+    """N items over W periods; arrays `(N, W)` unless said otherwise.
+
+    Attributes:
+        panel: The whole panel.
+        decisions: Decisions of these items, from `history_periods` before the first valued period on.
+        first: Column of `decisions` that is the first valued period.
+        units: Sold, NaN = not recorded.
+        recorded_prices: Charged, currency per unit, NaN where no row was recorded.
+        prices: The same with the price carried over where none was recorded.
+        flags: Promotion columns as the panel has them, `(N, W, columns)`.
+        stock: Units at the start of the period; infinite where the panel has no inventory.
+        regular_prices: Reference price at the first valued period, currency, `(N,)`.
+        costs: Logged unit costs, currency, carried over where missing; None = the panel has none.
+        clusters: Decision unit (product x price zone) of each item, int codes, `(N,)`.
+        categories, segments: Labels, `(N,)`.
+        segment_name: What the segments are.
+        log_memory: Log of the price that customers remember before the first valued period, `(N,)`.
+        chain_wide: Share of the variation of prices that all items of a product share; NaN where no price moved.
+        num_left_out: Items of the panel that are not valued.
+        revenue_share: Share of the revenue of the valued periods that the N items make.
+        notes: What a reader has to know of these data.
+    """
+
+    panel: Panel
+    decisions: DecisionLog
+    first: int
+    units: np.ndarray
+    recorded_prices: np.ndarray
+    prices: np.ndarray
+    flags: np.ndarray
+    stock: np.ndarray
+    regular_prices: np.ndarray
+    costs: np.ndarray | None
+    clusters: np.ndarray
+    categories: np.ndarray
+    segments: np.ndarray
+    segment_name: str
+    log_memory: np.ndarray
+    chain_wide: float
+    num_left_out: int
+    revenue_share: float
+    notes: tuple[str, ...]
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Items in sorted order, `(N,)`."""
+        return self.decisions.item_ids
+
+    @property
+    def timestamps(self) -> np.ndarray:
+        """Valued periods, datetime64, `(W,)`."""
+        return self.decisions.timestamps[self.first :]
+
+    @property
+    def has_stock(self) -> bool:
+        """Whether the panel says what could be sold."""
+        return bool(np.isfinite(self.stock).any())
+
+    @property
+    def promoted(self) -> np.ndarray:
+        """1 = some promotion, else 0."""
+        return self.decisions.promoted[:, self.first :]
+
+
+def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArguments) -> ValuedWeeks:
+    """Cut the valued weeks out of a panel.
+
+    An item is valued if it is recorded in enough of the valued periods, and has a price and a reference price before
+    the first of them; the others are counted.
+
+    Args:
+        panel: The panel.
+        origin: First valued period.
+        arguments: Settings.
+
+    Returns:
+        The weeks.
+
+    Raises:
+        PanelError: If there is no history, the segment column is missing, or fewer than two items are left.
+    """
+    cut, periods = _cut_panel(panel, origin, arguments)
+    reference: Reference = "list_price" if names.LIST_PRICE in cut.frame else "recent_high"
+    table = _Cells(cut)
+    first = len(table.timestamps) - periods
+    if first < 2:
+        raise PanelError(f"{first} period(s) lie before {origin}; policies and habits need two at least")
+    recorded = np.where(table.read(names.PRICE_IMPUTED) == 1.0, np.nan, table.read(names.PRICE))
+    references = table.read(names.LIST_PRICE) if reference == "list_price" else find_recent_high(recorded)
+    decisions = read_decisions(cut, build_ladder(recorded / references, arguments.price_ladder_step), reference)
+    segments, segment_name = _read_segments(cut, table.item_ids, arguments.value_segment)
+    valued = slice(first, None)
+    costs = _carry(table.read(names.COST))[:, valued] if names.COST in cut.frame else None
+    regular = _carry(references)[:, first]
+    usual = np.nanmedian(recorded[:, :first], axis=1)
+    sold = panel.frame[panel.frame[names.TIMESTAMP] >= origin]
+    revenue, is_valued = sold[names.UNITS] * sold[names.PRICE], sold[names.ITEM_ID].isin(table.item_ids)
+    return ValuedWeeks(
+        panel=panel,
+        decisions=decisions,
+        first=first,
+        units=table.read(names.UNITS)[:, valued],
+        recorded_prices=recorded[:, valued],
+        prices=_carry(recorded)[:, valued],
+        flags=_read_flags(table, cut.schema.promotions)[:, valued],
+        stock=_read_stock(table)[:, valued],
+        regular_prices=np.where(np.isfinite(regular), regular, usual),
+        costs=costs,
+        clusters=_read_clusters(cut, decisions),
+        categories=np.asarray(decisions.categories).astype(str),
+        segments=segments,
+        segment_name=segment_name,
+        log_memory=_remember(recorded[:, :first], arguments.price_persistence),
+        chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
+        num_left_out=len(panel.item_ids) - len(table.item_ids),
+        revenue_share=float(np.nansum(revenue[is_valued]) / np.nansum(revenue)),
+        notes=tuple(_describe_data(cut, reference, decisions)),
+    )
+
+
+def _cut_panel(panel: Panel, origin: pd.Timestamp, arguments: ValueArguments) -> tuple[Panel, int]:
+    """The usable items with history and valued periods, and the number of the latter."""
+    ends = np.array([panel.last_observed, origin], dtype="datetime64[ns]")
+    last, first = panel.frequency.locate(ends)[0].tolist()
+    periods = last - first + 1
+    if periods < 2:
+        raise PanelError(f"{origin} leaves {periods} period(s) to value policies on; it takes two at least")
+    cut = panel.last_periods(arguments.history_periods + periods)
+    return _keep_usable_items(cut, origin, periods, arguments.least_recorded), periods
+
+
+def build_ladder(ratios: np.ndarray, step: float) -> np.ndarray:
+    """Rungs, a step apart by the logarithm with one at 1, that hold the prices of a log but for outliers.
+
+    Args:
+        ratios: Prices over reference prices, NaN = unknown.
+        step: Log distance of two rungs.
+
+    Returns:
+        Multiples of the reference price, increasing; three at least.
+
+    Raises:
+        PanelError: If no ratio is known.
+    """
+    known = np.log(ratios[np.isfinite(ratios)])
+    if not len(known):
+        raise PanelError("no price has a reference price; map list_price or give a longer history")
+    low, high = np.quantile(known, [_OUTLYING, 1.0 - _OUTLYING]) / step
+    return np.exp(step * np.arange(min(int(np.floor(low)), -1), max(int(np.ceil(high)), 1) + 1))
+
+
+class _Cells:
+    """A panel's columns as rectangles of items and periods, rows and columns as in `read_decisions`."""
+
+    def __init__(self, panel: Panel) -> None:
+        frame = panel.frame
+        self._columns = frame.columns
+        self._frame = frame.set_index([names.ITEM_ID, names.TIMESTAMP])
+        self.item_ids = np.asarray(sorted(frame[names.ITEM_ID].unique()), dtype=object)
+        self.timestamps = np.sort(frame[names.TIMESTAMP].unique())
+
+    def read(self, column: str) -> np.ndarray:
+        """`(items, periods)` float64, NaN where there is no row or no such column."""
+        if column not in self._columns:
+            return np.full((len(self.item_ids), len(self.timestamps)), np.nan)
+        table = self._frame[column].astype(float).unstack().reindex(index=self.item_ids, columns=self.timestamps)
+        return table.to_numpy(dtype=np.float64)
+
+
+def _keep_usable_items(panel: Panel, origin: pd.Timestamp, periods: int, least_recorded: float) -> Panel:
+    frame = panel.frame
+    recorded = frame[names.UNITS].notna() & frame[names.PRICE].notna() & ~frame[names.PRICE_IMPUTED].astype(bool)
+    if names.LIST_PRICE in frame:
+        recorded &= frame[names.LIST_PRICE].notna()
+    during = recorded & (frame[names.TIMESTAMP] >= origin)
+    before = recorded & (frame[names.TIMESTAMP] < origin)
+    items = frame[names.ITEM_ID]
+    counts = pd.DataFrame({"during": during.groupby(items).sum(), "before": before.groupby(items).sum()})
+    sold = frame[names.UNITS].where(during).groupby(items).sum()
+    usable = (counts["during"] >= max(least_recorded * periods, 1.0)) & (counts["before"] >= 2) & (sold > 0)
+    chosen = list(counts.index[usable])
+    if len(chosen) < 2:
+        raise PanelError(
+            f"{len(chosen)} items are recorded in {least_recorded:.0%} of the {periods} periods from {origin} on and in"
+            " two before; policies need two items at least. Lower --least_recorded or choose a later origin"
+        )
+    return panel.select_items(chosen)
+
+
+def _read_flags(table: _Cells, columns: tuple[str, ...]) -> np.ndarray:
+    """Promotions, 0 where none is recorded, `(items, periods, columns)`."""
+    flags = np.zeros((len(table.item_ids), len(table.timestamps), len(columns)))
+    for place, column in enumerate(columns):
+        flags[..., place] = np.nan_to_num(table.read(column))
+    return flags
+
+
+def _read_stock(table: _Cells) -> np.ndarray:
+    """Infinite where no item has a record; a missing record is carried over, an item without any sells without end."""
+    stock = _carry(table.read(names.INVENTORY))
+    if not np.isfinite(stock).any():
+        return np.full(stock.shape, np.inf)
+    return np.where(np.isfinite(stock), np.floor(np.nan_to_num(stock)), ENDLESS_STOCK)
+
+
+def _carry(values: np.ndarray) -> np.ndarray:
+    """Missing cells take the last known value of their row, else the next one."""
+    return pd.DataFrame(values).ffill(axis=1).bfill(axis=1).to_numpy(dtype=np.float64)
+
+
+def _remember(prices: np.ndarray, persistence: float) -> np.ndarray:
+    """The known recursion of the remembered log price over the history, from its first price on."""
+    log_prices = np.log(_carry(prices))
+    memory = log_prices[:, 0]
+    for log_price in log_prices.T:
+        memory = persistence * memory + (1.0 - persistence) * log_price
+    return np.asarray(memory)
+
+
+def _read_clusters(panel: Panel, decisions: DecisionLog) -> np.ndarray:
+    """Product x price zone; without declared zones the whole chain is one, or intervals would be too narrow."""
+    if names.PRICE_ZONE in panel.frame:
+        return decisions.clusters
+    return np.asarray(pd.factorize(np.asarray(decisions.products), sort=True)[0])
+
+
+def _measure_chain_wide(prices: np.ndarray, products: np.ndarray) -> float:
+    """Share of the squared deviations of log prices from their item's mean that the product's mean move explains."""
+    moves = np.log(prices)
+    moves = moves - np.nanmean(moves, axis=1, keepdims=True)
+    codes = pd.factorize(products)[0]
+    known = np.isfinite(moves)
+    sums, counts = (np.zeros((codes.max() + 1, moves.shape[1])) for _ in range(2))
+    np.add.at(sums, codes, np.nan_to_num(moves))
+    np.add.at(counts, codes, known)
+    shared = (sums / np.maximum(counts, 1))[codes]
+    total = float((moves[known] ** 2).sum())
+    return float((shared[known] ** 2).sum() / total) if total > 0.0 else float("nan")
+
+
+def _read_segments(panel: Panel, item_ids: np.ndarray, column: str | None) -> tuple[np.ndarray, str]:
+    chosen = column or (names.SEGMENT if names.SEGMENT in panel.frame else None)
+    if chosen is None:
+        return np.full(len(item_ids), "all", dtype=object), ""
+    if chosen not in panel.frame:
+        raise PanelError(
+            f"--value_segment is {chosen!r}, which panel {panel.name!r} does not have; its columns are"
+            f" {sorted(map(str, panel.frame.columns))}"
+        )
+    values = panel.frame.groupby(names.ITEM_ID)[chosen].first().reindex(item_ids)
+    if pd.api.types.is_numeric_dtype(values):
+        ranks = values.rank(method="average", pct=True)
+        thirds = np.minimum((ranks.fillna(0.0).to_numpy() * 3.0 - 1e-9).astype(int), 2)
+        labels = np.array([_THIRDS[third] for third in thirds], dtype=object)
+        return np.where(values.isna().to_numpy(), "unknown", labels), chosen
+    return values.fillna("unknown").astype(str).to_numpy(dtype=object), chosen
+
+
+def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog) -> list[str]:
+    notes = []
+    if names.INVENTORY not in panel.frame:
+        notes.append(
+            "The log has no stock: sold-out weeks cannot be seen, sales count as demand, and no stock is replayed."
+            " Where shelves were empty, the value of lower prices is overstated."
+        )
+    else:
+        notes.append("Stock is replayed with the deliveries of the log, whatever a policy would have sold.")
+    if _looks_like_unit_values(panel):
+        notes.append(
+            "Prices look like averages (what was paid over what was sold): they are partly outcomes of demand, so that"
+            " what they say of its response is uncertain beyond the intervals shown."
+        )
+    if reference == "recent_high":
+        notes.append("The log has no list price: prices are measured by the highest of the 13 periods before.")
+    if names.PRODUCT_ID not in panel.frame:
+        notes.append("Items are not tied to products: intervals may be too narrow.")
+    return notes
+
+
+def _looks_like_unit_values(panel: Panel) -> bool:
+    """Whether a quarter of the price changes are smaller than 2 %: people do not set such prices."""
+    prices = panel.frame.loc[~panel.frame[names.PRICE_IMPUTED].astype(bool), [names.ITEM_ID, names.PRICE]]
+    moves = np.abs(np.log(prices[names.PRICE]).groupby(prices[names.ITEM_ID]).diff().dropna().to_numpy())
+    moves = moves[moves > 1e-9]
+    return bool(len(moves) and (moves < 0.02).mean() > 0.25)

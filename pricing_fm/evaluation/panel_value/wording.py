@@ -1,0 +1,155 @@
+"""Findings in the words of people who decide."""
+
+import math
+
+from pricing_fm.evaluation.off_policy import CandidateVerdict, SwitchbackPlan, Verdict
+from pricing_fm.evaluation.panel_value.evaluation import PanelValueEvaluation
+from pricing_fm.evaluation.panel_value.figures import name_policy
+from pricing_fm.metrics import Interval
+
+VERDICTS = {
+    Verdict.LAUNCH: "launch",
+    Verdict.DO_NOT_LAUNCH: "do not launch",
+    Verdict.EXPERIMENT_NEEDED: "experiment needed",
+}
+_WEEKS_OF_A_YEAR = 52.0
+
+
+def summarize(found: PanelValueEvaluation) -> list[str]:
+    """The answer in a few lines.
+
+    Args:
+        found: The evaluation.
+
+    Returns:
+        Sentences for the top of the page.
+    """
+    decision, period = found.decision, name_period(found)
+    chosen = name_policy(decision.selected)
+    lines = [
+        {
+            Verdict.LAUNCH: f"Launch {chosen}: the log shows that it earns more than today's prices.",
+            Verdict.DO_NOT_LAUNCH: f"Keep today's prices: the log speaks against every candidate, {chosen} included.",
+            Verdict.EXPERIMENT_NEEDED: f"The log cannot tell whether to launch {chosen}, the candidate with the best"
+            " prospects: run an experiment or keep today's prices.",
+        }[decision.verdict]
+    ]
+    if found.manager is not None:
+        own = found.manager.value
+        lines.append(
+            f"Today's prices earn {format_money(own.value)} of {found.costs.objective} per item and {period}"
+            f" ({format_ends(own)})."
+        )
+        verdicts = {verdict.name: VERDICTS[verdict.verdict] for verdict in decision.candidates}
+        for policy in found.policies:
+            if policy.gain is not None:
+                share = take_share(policy.gain, own.value)
+                lines.append(
+                    f"{name_policy(policy.name)} (verdict: {verdicts[policy.name]}) would have earned"
+                    f" {share.value:+.1%}; nine times out of ten {share.lower:+.1%} to {share.upper:+.1%}, if today's"
+                    " prices followed nothing that the log does not hold."
+                )
+    if decision.experiment is not None:
+        lines.append(f"The experiment that would decide: {describe_plan(found, decision.experiment)}.")
+    return lines
+
+
+def tell_reasons(found: PanelValueEvaluation, verdict: CandidateVerdict) -> str:
+    """Reasons of a verdict.
+
+    Args:
+        found: The evaluation.
+        verdict: Of one policy.
+
+    Returns:
+        Sentences.
+    """
+    sentences = [f"{reason[0].upper()}{reason[1:]}." for reason in verdict.reasons]
+    if verdict.gain is not None:
+        sentences.append(
+            f"(Earnings are per item over all {count_periods(found)} {name_period(found)}s; worst outcomes in units of"
+            " what an item usually earns.)"
+        )
+    return " ".join(sentences)
+
+
+def describe_plan(found: PanelValueEvaluation, plan: SwitchbackPlan) -> str:
+    """An experiment.
+
+    Args:
+        found: The evaluation.
+        plan: Of a switchback.
+
+    Returns:
+        Half a sentence.
+    """
+    period, years = name_period(found), plan.num_weeks / _WEEKS_OF_A_YEAR
+    length = f"{plan.num_weeks:,} {period}s"
+    if period == "week" and years > 2.0:
+        length += f", that is {years:,.0f} years"
+    return (
+        f"{plan.num_units:,} units in {2 * plan.pairs_per_unit:,} blocks of {plan.block_weeks} {period}s, of which the"
+        f" first {plan.washout_weeks} are not counted ({length}), show a difference of {format_money(plan.effect)} per"
+        f" unit and {period} with probability {plan.power:.0%}"
+    )
+
+
+def name_period(found: PanelValueEvaluation) -> str:
+    """Week, or period for other frequencies.
+
+    Args:
+        found: The evaluation.
+
+    Returns:
+        Singular.
+    """
+    return "week" if found.task.panel.frequency.name == "W" else "period"
+
+
+def count_periods(found: PanelValueEvaluation) -> int:
+    """Periods that a value sums up.
+
+    Args:
+        found: The evaluation.
+
+    Returns:
+        Valued periods; 1 where nothing is identified and values are means per period.
+    """
+    return found.weeks.units.shape[1] if found.manager is not None else 1
+
+
+def take_share(gain: Interval, base: float) -> Interval:
+    """A gain relative to something.
+
+    Args:
+        gain: Currency.
+        base: Currency.
+
+    Returns:
+        Shares.
+    """
+    return Interval(gain.value / base, gain.lower / base, gain.upper / base)
+
+
+def format_ends(interval: Interval) -> str:
+    """Both ends of an interval.
+
+    Args:
+        interval: Currency.
+
+    Returns:
+        Text; a dash where there is no interval.
+    """
+    return f"{format_money(interval.lower)} to {format_money(interval.upper)}" if math.isfinite(interval.lower) else "–"
+
+
+def format_money(amount: float) -> str:
+    """Currency: cents, three digits where that would be nothing.
+
+    Args:
+        amount: Currency.
+
+    Returns:
+        Text.
+    """
+    return f"{amount:,.2f}" if abs(amount) >= 0.1 or amount == 0.0 else f"{amount:.3g}"
