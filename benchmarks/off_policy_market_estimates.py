@@ -76,13 +76,16 @@ def estimate_propensities(market: MarketLog) -> np.ndarray:
     return fit_behavior(market.decisions, BEHAVIOR).logged_propensities[:, HISTORY:]
 
 
+def describe_calendar(market: MarketLog) -> np.ndarray:
+    """What no policy moves: a constant, the season and the signal, `(units, weeks, 4)`."""
+    season, shape = get_season(market.rungs.shape[1])[HISTORY:], market.rungs.shape
+    calendar = np.stack([np.ones_like(season), np.sin(season), np.cos(season)], axis=-1)
+    return np.concatenate([np.broadcast_to(calendar, (*shape, 3)), market.signals[..., None]], axis=-1)
+
+
 def fit_market_demand(market: MarketLog, has_memory: bool = True, **changed: np.ndarray) -> FittedDemand:
     """Demand with an effect of each unit, season, signal, price and price state, from a log with changed columns."""
-    log = replace(market.demand, **changed)
-    season = get_season(log.units.shape[1])[HISTORY:]
-    calendar = np.stack([np.ones_like(season), np.sin(season), np.cos(season)], axis=-1)
-    common = np.broadcast_to(calendar, (*log.units.shape, 3))
-    covariates = np.concatenate([common, market.signals[..., None]], axis=-1)
+    log, covariates = replace(market.demand, **changed), describe_calendar(market)
     design = DemandDesign(covariates, has_reference_price=has_memory, has_recent_discount=has_memory)
     return fit_demand(log, design, groups=np.arange(len(log.units)), group_penalty=EFFECT_PENALTY)
 

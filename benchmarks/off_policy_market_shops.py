@@ -36,7 +36,9 @@ PARTS = 8  # of the simulation of true values
 HISTORY = 5  # weeks of the manager's prices before the horizon
 ELASTICITY, GAP, DEPTH, SIGNAL, SEASON = 2.0, 0.8, 0.8, 0.3, 0.2  # responses of log demand
 PERSISTENCE, OVERDISPERSION, COST_SHARE = 0.7, 0.25, 0.6
-COVER = 2.3  # units on hand and on order per unit of a usual week's demand
+# Units on hand and on order per unit of a usual week's demand, by weeks of the horizon: 40 % of the weeks sell out. The
+# first 13 weeks are the high season.
+COVERS = {13: 2.3, 26: 2.0}
 SIGNAL_PERSISTENCE = 0.7
 LEVEL, LEVEL_REACH, LIST_PRICE = 2.0, 0.6, 4.0  # log demand at list price, evenly spread by this; list price +- 1
 _MEAN_SIZE = LIST_PRICE * np.exp(LEVEL) * np.sinh(LEVEL_REACH) / LEVEL_REACH
@@ -175,7 +177,7 @@ def draw_population(rng: np.random.Generator, units: int, weeks: int, failure: s
         hidden = HIDDEN * rng.choice([-1.0, 1.0], size=hidden.shape)
     shape = (units if is_stratified else 1, length)
     shocks = WEEK_SHOCK * rng.normal(size=shape) if failure == "week_shocks" else np.zeros(shape)
-    stock = np.ceil(COVER * np.exp(levels))
+    stock = np.ceil(COVERS[weeks] * np.exp(levels))
     return Population(levels, LIST_PRICE + 2.0 * uniforms[1] - 1.0, stock, signals, hidden, shocks)
 
 

@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from off_policy_market_estimates import (
     get_logged_chances,
 )
 from off_policy_market_learned import fit_boosted_nuisances
+from off_policy_market_network import fit_network_nuisances
 from off_policy_market_shops import (
     POLICIES,
     BoundRule,
@@ -48,6 +50,7 @@ from off_policy_market_tables import CellResults, print_cell, save_figure, save_
 from rich.console import Console
 from rich.progress import track
 
+from pricing_fm import PricingPolicy
 from pricing_fm.evaluation.off_policy import (
     SENSITIVITIES,
     PolicyValue,
@@ -96,10 +99,9 @@ def measure(cell: Cell, number: int, arguments: argparse.Namespace) -> tuple[np.
     """
     market = draw_log([arguments.seed, number], arguments.units, cell.weeks, cell.confounding, cell.failure)
     is_headline = cell.failure == "none"
-    is_boosted = arguments.nuisances == "boosted"
-    has_naive = is_headline and number % arguments.naive_every == 0 and not is_boosted
+    has_naive = is_headline and number % arguments.naive_every == 0 and arguments.nuisances == "glm"
     names = [STRUCTURED, *(NAIVE if has_naive else ())]
-    nuisances = fit_boosted_nuisances(market) if is_boosted else fit_nuisances(market, has_naive)
+    nuisances = learn(market, has_naive, arguments)
     found = np.full((len(ESTIMATORS), len(POLICIES), len(FIELDS)), np.nan)
     rules = list(build_rules(cell.confounding).values())
     for name in names:
@@ -116,6 +118,21 @@ def measure(cell: Cell, number: int, arguments: argparse.Namespace) -> tuple[np.
             except ValueError:
                 continue  # the library's refusal, such as a state that the policy leaves by no logged rung: counted
     return found, diagnose(cell, market, nuisances, arguments)
+
+
+def learn(market: MarketLog, has_naive: bool, arguments: argparse.Namespace) -> Nuisances:
+    """Behaviour and demand by whom the command line names."""
+    if arguments.nuisances == "boosted":
+        return fit_boosted_nuisances(market)
+    if arguments.nuisances == "network":
+        return fit_network_nuisances(market, load_base(arguments.base))
+    return fit_nuisances(market, has_naive)
+
+
+@cache
+def load_base(folder: Path) -> PricingPolicy:
+    """The published network, once."""
+    return PricingPolicy.from_pretrained(folder)
 
 
 def diagnose(cell: Cell, market: MarketLog, nuisances: Nuisances, arguments: argparse.Namespace) -> np.ndarray:
@@ -209,10 +226,11 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cells", nargs="+", default=[cell.name for cell in CELLS], help="which cells to measure")
     parser.add_argument(
         "--nuisances",
-        choices=("glm", "boosted"),
+        choices=("glm", "boosted", "network"),
         default="glm",
-        help="who learns behaviour and demand: the package's own regressions, or boosted trees",
+        help="who learns from the log: the package's own regressions; boosted trees (both); a base (demand)",
     )
+    parser.add_argument("--base", type=Path, default=Path("model_cards/pricing-fm-nano"), help="of --nuisances network")
     parser.add_argument("--units", type=int, default=60, help="decision units of a log")
     parser.add_argument("--draws", type=int, default=6, help="simulated histories of each structured estimate")
     parser.add_argument("--trajectories_every", type=int, default=5, help="estimators of trajectories: every n-th log")

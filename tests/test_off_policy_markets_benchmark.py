@@ -42,8 +42,8 @@ def test_a_run_that_was_stopped_goes_on_from_its_chunks(tmp_path: Path) -> None:
 
 
 def test_the_markets_are_what_they_are_said_to_be() -> None:
-    for confounding in (0.0, 0.5):
-        log = shops.draw_log(0, 2000, 13, confounding, "none")
+    for confounding, weeks in ((0.0, 13), (0.5, 26)):
+        log = shops.draw_log(0, 2000, weeks, confounding, "none")
         stocked = log.demand.stock > 0
         assert (log.demand.units >= log.demand.stock)[stocked].mean() == pytest.approx(0.4, abs=0.03)
         log_prices = np.log(log.demand.prices / log.demand.list_prices)
