@@ -148,6 +148,23 @@ def test_categories_are_dropped_and_the_cadence_is_not(build_source: Callable[..
     assert torch.equal(whole["past_time_features"], dropped["past_time_features"])
 
 
+def test_a_shifted_window_stands_at_another_time_of_the_year_and_is_the_same_else(
+    build_source: Callable[..., PretrainBatchSource],
+) -> None:
+    plain = build_source(tasks=NOTHING_HIDDEN).batch(0)
+    moved = build_source(tasks=replace(NOTHING_HIDDEN, shift_calendar=1.0)).batch(0)
+    calendar = ["past_time_features", "future_time_features"]
+    apart = [(plain[name] != moved[name]).any(-1).any(-1) for name in calendar]
+    assert torch.equal(apart[0], apart[1])
+    assert apart[0].double().mean() > 0.9  # one shift in 52 is none
+    for name in ("past_values", "future_values", "candidate_prices", "scale", "logged_actions"):
+        assert torch.equal(plain[name], moved[name]), name
+    # As far from each other as before: the whole window moved.
+    angles = [torch.atan2(batch[name][..., 0], batch[name][..., 1]) for batch in (plain, moved) for name in calendar]
+    before, after = ((future[:, :1] - past[:, -1:]) for past, future in (angles[:2], angles[2:]))
+    torch.testing.assert_close(torch.cos(before), torch.cos(after), rtol=0, atol=0.02)
+
+
 def test_a_hidden_stretch_is_a_target_and_no_input(build_source: Callable[..., PretrainBatchSource]) -> None:
     source = build_source(replace(NOTHING_HIDDEN, hide_patches=1.0), batch_size=200)
     batch, plain = source.batch(0), build_source(NOTHING_HIDDEN, batch_size=200).batch(0)

@@ -6,6 +6,7 @@ import pytest
 from pricing_fm import names
 from pricing_fm.markets.corpus import (
     FIRST_SEED_OF_EVALUATION,
+    MONTHLY_SHOP,
     CorpusSettings,
     collect_stores,
     label_elasticities,
@@ -163,6 +164,7 @@ def test_training_seeds_never_reach_those_of_evaluation() -> None:
         ({"families": ("retail/none",)}, "families"),
         ({"families": ("shop",)}, "families"),
         ({"shares": (0.5, 0.5)}, "shares"),
+        ({"families": ("loans/lender/MS",)}, "retail/shop/MS"),
         ({"held_out_managers": ("nobody",)}, "held_out_managers"),
         ({"num_periods": (20, 30)}, "num_periods"),
         ({"num_items": 0}, "num_items"),
@@ -177,6 +179,19 @@ def test_settings_out_of_bounds_are_refused_by_name(changed: dict, word: str) ->
 def test_shares_that_are_no_probabilities_are_refused() -> None:
     with pytest.raises(ValueError, match="cost_share"):
         RecordSettings(cost_share=1.2)
+
+
+def test_a_shop_by_the_month_has_months_for_periods_and_a_year_of_twelve() -> None:
+    settings = CorpusSettings(families=(MONTHLY_SHOP, "retail/shop"), num_items=80, items_per_log=40, seed=3)
+    found = {family: log for family, log, _ in simulate_corpus(settings)}
+    monthly, weekly = found[MONTHLY_SHOP], found["retail/shop"]
+    starts = monthly.timestamps.astype("datetime64[D]")
+    assert np.array_equal(starts, starts.astype("datetime64[M]").astype("datetime64[D]"))
+    assert np.array_equal(np.diff(starts.astype("datetime64[M]").astype(int)), np.ones(len(starts) - 1))
+    calendars = [log.parameters.calendar for log in (monthly, weekly)]
+    assert [round(calendar.season_length) for calendar in calendars if calendar is not None] == [12, 52]
+    stores = collect_stores(simulate_corpus(settings), "train")
+    assert {name: store.frequency.name for name, store in stores.items()} == {"MS": "MS", "W": "W"}
 
 
 def test_events_fall_into_the_same_weeks_of_every_year() -> None:

@@ -1,6 +1,7 @@
 """Demand along price paths: monotone, non-negative, non-crossing, and blind to what it must not see."""
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -9,9 +10,16 @@ from hypothesis import strategies as st
 
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.models.channels import INDEX, PRICE_SLOT, SLOPE_COLUMNS, SLOPE_SCALE
-from pricing_fm.models.demand_head import MAX_CARRY_OVER, NUM_STARTS, PriceResponse, starting_points
+from pricing_fm.models.demand_head import (
+    MAX_CARRY_OVER,
+    NUM_STARTS,
+    PriceResponse,
+    spread_over_levels,
+    starting_points,
+)
 from pricing_fm.models.hidden_demand_evidence import hidden_demand_evidence, read_sales_record
 from pricing_fm.models.outputs import DemandOutput
+from pricing_fm.models.recent_level import NORMAL_SCORES
 from pricing_fm.models.window_statistics import read_statistics
 from pricing_fm.panel import RawWindows
 
@@ -116,15 +124,20 @@ def test_heads_that_believe_an_items_own_estimates_answer_with_them(build_tiny_m
     head = model.demand_head
     forecast, slopes = torch.tensor([[0.5, 2.0], [1.0, 3.0]]), torch.tensor([[-1.2, -3.0], [-0.4, -2.0]])
     known = torch.ones(2, 2, dtype=torch.bool)
-    starts = starting_points(torch.asinh(forecast), slopes, known, known)
+    ratios = torch.tensor([0.0, 0.1, 0.4, 1.0, 1.5, 2.0, 2.2]).expand(2, 2, 7)
+    starts = starting_points(torch.asinh(forecast), torch.asinh(ratios), slopes, known, known)
     states = torch.cat([torch.zeros(2, 2, model.config.hidden_size), starts], dim=-1)
     with torch.no_grad():
         for layer in (head.level_head, head.response.slope_head):
             layer.weight.zero_()
-        head.level_head.bias.fill_(30.0)
+        head.level_head.bias.copy_(torch.tensor([30.0, -30.0]))
         level = head.base_quantiles(states) / head.base_quantiles(torch.zeros_like(states))
+        head.level_head.bias.copy_(torch.tensor([30.0, 30.0]))
+        spread = head.base_quantiles(states) / forecast[..., None]
         log_mean = head.count_parameters(states)[0] - head.count_parameters(torch.zeros_like(states))[0]
         torch.testing.assert_close(level, forecast[..., None].expand_as(level), rtol=1e-5, atol=1e-6)
+        wanted = spread_over_levels(ratios, head.quantile_levels)
+        torch.testing.assert_close(spread, wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(log_mean.exp(), forecast, rtol=1e-5, atol=1e-6)
         head.response.response_head.weight.zero_()
         for place in (0, 1):
@@ -136,9 +149,19 @@ def test_heads_that_believe_an_items_own_estimates_answer_with_them(build_tiny_m
 
 def test_without_estimates_heads_start_from_the_items_mean_and_a_plain_elasticity() -> None:
     nothing = torch.zeros(2, 2, dtype=torch.bool)
-    starts = starting_points(torch.zeros(2, 2), torch.zeros(2, 2), nothing, nothing)
+    starts = starting_points(torch.zeros(2, 2), torch.ones(2, 2, 7), torch.zeros(2, 2), nothing, nothing)
     assert starts.shape == (2, 2, NUM_STARTS)
     assert torch.equal(starts, torch.zeros_like(starts))
+
+
+def test_residual_quantiles_are_read_linearly_in_the_normal_score_and_never_cross() -> None:
+    values = torch.tensor([1.0 + 0.5 * score for score in NORMAL_SCORES])
+    levels = (0.01, 0.05, 0.3, 0.5, 0.95, 0.99)
+    wanted = torch.tensor([1.0 + 0.5 * NormalDist().inv_cdf(level) for level in levels])
+    torch.testing.assert_close(spread_over_levels(values, levels), wanted.clamp(min=0.0), rtol=1e-4, atol=1e-4)
+    wild = spread_over_levels(torch.rand(100, 7).cumsum(-1), levels)
+    assert (wild.diff(dim=-1) >= 0).all()
+    assert (wild >= 0).all()
 
 
 def test_the_slopes_that_heads_start_from_are_those_of_the_regression_and_the_hidden_demand_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,13 +28,15 @@ FOLLOWER_TURNS = 20
 # are rare in a uniform draw, and are drawn more often.
 CONFOUNDING_RANGES = ((-0.95, 0.95), (-0.95, 0.95), (-0.95, -0.5), (0.5, 0.95))
 
+MONTHLY_SHOP, MONTHS_PER_YEAR = "retail/shop/MS", 12.0
+
 
 @dataclass(frozen=True)
 class CorpusSettings:
     """What a corpus holds.
 
     Attributes:
-        families: Families as `domain/family`.
+        families: Families as `domain/family`; `retail/shop/MS` is a shop whose books are kept by the month.
         shares: Share of the items from each family; None = equal shares.
         num_items: Items altogether, about.
         items_per_log: Items of one simulated log; every log draws settings, length and calendar of its own.
@@ -60,9 +62,13 @@ class CorpusSettings:
 
     def __post_init__(self) -> None:
         for entry in self.families:
+            if entry == MONTHLY_SHOP:
+                continue
             domain, _, family = entry.partition("/")
             if domain not in DOMAINS or family not in DOMAINS[domain].families:
-                raise ValueError(f"families holds {entry!r}; expected domain/family, such as retail/shop")
+                raise ValueError(
+                    f"families holds {entry!r}; expected domain/family, such as retail/shop, or {MONTHLY_SHOP}"
+                )
         if self.shares is not None and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
             raise ValueError(f"shares has {len(self.shares)} entries for {len(self.families)} families; each above 0")
         if unknown := sorted(set(self.held_out_managers) - set(MANAGERS)):
@@ -128,7 +134,7 @@ def collect_stores(corpus: Iterator[tuple[str, SimulatedLog, np.ndarray]], name:
             elasticity=label_elasticities(log).reshape(-1),
             groups=np.repeat(np.arange(len(log.market_ids)), log.num_items // len(log.market_ids)),
         )
-        parts.setdefault(log.domain.frequency, []).append(part)
+        parts.setdefault(log.settings.cadence, []).append(part)
     return {frequency: _join(frequency, found, f"{name}-{frequency}") for frequency, found in parts.items()}
 
 
@@ -176,19 +182,23 @@ def _join(frequency: str, parts: list[_Part], name: str) -> SeriesStore:
 
 
 def _simulate(settings: CorpusSettings, entry: str, seed: int, random: np.random.Generator) -> SimulatedLog:
-    domain, _, family = entry.partition("/")
+    domain, family, *cadence = entry.split("/")
+    frequency = cadence[0] if cadence else DOMAINS[domain].frequency
     market = _draw_retail(random, family) if domain == "retail" else DOMAINS[domain].settings()
+    if entry == MONTHLY_SHOP:
+        market = _by_the_month(market, random)
     one = DOMAINS[domain].sample(market, family, np.zeros(1, dtype=np.int64), seed)
     items = int(np.prod(one.shape[1:]))
     log = LogSettings(
         num_markets=max(settings.items_per_log // items, 1),
         num_periods=int(random.integers(settings.num_periods[0], settings.num_periods[1] + 1)),
-        start=_draw_start(DOMAINS[domain].frequency, random),
+        start=_draw_start(frequency, random),
         randomized_periods=settings.randomized_periods,
         randomized_share=settings.randomized_share,
         seed=seed,
         domain=domain,
         family=family,
+        frequency=frequency,
     )
     fitting = [
         name for name in MANAGERS if name not in settings.held_out_managers and describe_missing(name, one) is None
@@ -223,6 +233,17 @@ def _draw_retail(random: np.random.Generator, family: str) -> RetailSettings:
     )
 
 
+def _by_the_month(market: RetailSettings, random: np.random.Generator) -> RetailSettings:
+    """The same shop with months for periods: it sells more in each, and its level wanders instead of coming back."""
+    persistence = float(random.uniform(0.6, 0.9))
+    return replace(
+        market,
+        periods_per_year=MONTHS_PER_YEAR,
+        median_volume=4.0 * market.median_volume,
+        shock_persistence_range=(persistence, 0.99),
+    )
+
+
 def _draw_managers(fitting: list[str], random: np.random.Generator) -> ManagerSettings:
     turns = [name for name in fitting for _ in range(FOLLOWER_TURNS if name == "demand_follower" else 1)]
     # Steps of 5 % or of 2.5 %, from 20 to 45 % below the list price up to at most 30 % above it.
@@ -234,6 +255,7 @@ def _draw_managers(fitting: list[str], random: np.random.Generator) -> ManagerSe
 
 
 def _draw_start(frequency: str, random: np.random.Generator) -> str:
-    """A first day between 2000 and 2024, on a Monday."""
+    """A first day between 2000 and 2024, on a Monday or the first of a month."""
     monday = pd.Timestamp("2000-01-03") + pd.Timedelta(weeks=int(random.integers(0, 1250)))
-    return monday.strftime("%Y-%m-%d")
+    first = monday.replace(day=1) if Frequency.parse(frequency).months else monday
+    return first.strftime("%Y-%m-%d")

@@ -51,7 +51,7 @@ def write_dataset(log: SimulatedLog, output_dir: Path, title: str, command: str)
 def build_schema(log: SimulatedLog) -> dict[str, str]:
     """The panel's schema: every panel column that the log has, under its own name, and its frequency."""
     panel = log.panel
-    schema = {name: name for name in _SCHEMA if name in panel} | {"frequency": log.domain.frequency}
+    schema = {name: name for name in _SCHEMA if name in panel} | {"frequency": log.settings.cadence}
     later = (names.SEGMENT, names.COMPETITOR_PRICE, names.SUBSTITUTE_GROUP)
     return schema | {name: name for name in later if name in panel}
 
@@ -93,7 +93,7 @@ def render_dataset_card(log: SimulatedLog, coverage: pd.DataFrame, title: str, c
         f"    {command}",
         "",
         f"{len(panel):,} rows: {log.num_items:,} items in {panel[names.CATEGORY].nunique()} categories,"
-        f" {settings.num_periods} periods ({log.domain.frequency}) from {settings.first_day:%Y-%m-%d}.",
+        f" {settings.num_periods} periods ({settings.cadence}) from {settings.first_day:%Y-%m-%d}.",
         "",
         *_render_files(log),
         "",

@@ -54,6 +54,7 @@ class LogSettings:
         name: Prefix of the category names; None = the seed.
         domain: Domain of the markets, from `domains.DOMAINS`.
         family: Family of the domain; None = its first. A log holds one family.
+        frequency: Length of a period as a pandas frequency; None = the domain's own. It only dates the periods.
 
     Raises:
         ValueError: If a count or share is out of bounds, or the domain or family is unknown.
@@ -71,6 +72,7 @@ class LogSettings:
     name: str | None = None
     domain: str = "retail"
     family: str | None = None
+    frequency: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_markets < 1 or self.num_periods < 2:
@@ -97,9 +99,14 @@ class LogSettings:
             )
 
     @property
+    def cadence(self) -> str:
+        """Length of a period as a pandas frequency."""
+        return self.frequency or DOMAINS[self.domain].frequency
+
+    @property
     def first_day(self) -> pd.Timestamp:
         """Start of the first period."""
-        default = "2000-01-01" if Frequency.parse(DOMAINS[self.domain].frequency).months else "2022-01-03"
+        default = "2000-01-01" if Frequency.parse(self.cadence).months else "2022-01-03"
         return pd.Timestamp(self.start if self.start is not None else default)
 
 
@@ -236,7 +243,7 @@ class SimulatedLog:
     @property
     def timestamps(self) -> np.ndarray:
         """Start of every period, datetime64[s], `(periods,)`."""
-        frequency = Frequency.parse(self.domain.frequency)
+        frequency = Frequency.parse(self.settings.cadence)
         days = [frequency.step(self.settings.first_day, ahead) for ahead in range(self.settings.num_periods)]
         return pd.DatetimeIndex(days).to_numpy().astype("datetime64[s]")
 

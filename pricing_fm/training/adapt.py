@@ -46,6 +46,8 @@ class AdaptArguments:
         loss_bend (`float`): As in `PricingFMConfig`. Straight by default: the items of a panel are no wild mixture.
         volume_exponent (`float`): An item's loss, which is relative to its own mean sales, is weighted with the power
             of these: 0 = every item counts alike, 1 = every unit sold does, as in a pooled loss.
+        shift_calendar (`float`): Share of windows that are taken for ones of another time of the year, so that a
+            panel's few weeks cannot be learned by heart by their dates.
         holdout_windows (`int`): Most windows of the holdout.
     """
 
@@ -67,6 +69,9 @@ class AdaptArguments:
     loss_bend: float = field(
         default=0.0, metadata={"help": "multiple of usual sales above which errors count by their logarithm; 0 = none"}
     )
+    shift_calendar: float = field(
+        default=0.0, metadata={"help": "share of windows that are taken for ones of another time of the year"}
+    )
     volume_exponent: float = field(
         default=0.0, metadata={"help": "0 = every item counts alike, 1 = every unit sold does; powers in between"}
     )
@@ -87,6 +92,8 @@ class AdaptArguments:
             raise ValueError(f"--loss_bend must be 0 or more, found {self.loss_bend}")
         if not 0 <= self.volume_exponent <= 1:
             raise ValueError(f"--volume_exponent must be in [0, 1], found {self.volume_exponent}")
+        if not 0 <= self.shift_calendar <= 1:
+            raise ValueError(f"--shift_calendar must be in [0, 1], found {self.shift_calendar}")
         if self.holdout_windows < 1:
             raise ValueError(f"--holdout_windows must be at least 1, found {self.holdout_windows}")
 
@@ -303,6 +310,7 @@ class _Sides:
         history = max(1, min(8, (self.periods - held) // 2))
         ahead = max(1, min(self.arguments.window_length, self.periods - held - history))
         start = self.panel.frequency.step(self.panel.last_observed, 1 - held)
+        tasks = replace(ADAPTATION_TASKS, shift_calendar=self.arguments.shift_calendar)
         validation = time_forward_batches(
             add_assortment(build_store(self.panel)),
             start,
@@ -315,7 +323,7 @@ class _Sides:
         begin = {name: parameter.detach().clone() for name, parameter in self.trainable.items()}
         steps = self.arguments.demand_steps
         loop = replace(self.loop, max_steps=steps, evaluate_every=max(steps // 8, 1), evaluate_first=True)
-        source = self._source(add_assortment(build_store(self.panel.before(start))), history, ahead, ADAPTATION_TASKS)
+        source = self._source(add_assortment(build_store(self.panel.before(start))), history, ahead, tasks)
         chosen = train(learner, source, self.optim, loop, self._stage("holdout"), validation)
         # The loop was told to validate before the first step.
         zero_shot = chosen.history[0]["validation_loss"]
@@ -325,7 +333,7 @@ class _Sides:
                 parameter.copy_(begin[name])
         seconds = chosen.seconds
         if chosen.best_step > 0:
-            source = self._source(add_assortment(build_store(self.panel)), history, ahead, ADAPTATION_TASKS)
+            source = self._source(add_assortment(build_store(self.panel)), history, ahead, tasks)
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
             self._weaken()

@@ -20,6 +20,9 @@ from pricing_fm.panel import RawWindows, SeriesStore, WindowSampler, concatenate
 
 # Past channels that a source may lack; dropping them at random teaches the network to do without.
 OPTIONAL_CHANNELS = ("list_price", "competitor_price", "cost", "inventory", "traffic")
+# Random numbers of a sample that do not belong to a channel or a category.
+FIXED_DRAWS = 8
+WEEKS_OF_YEAR = 52
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class TaskMix:
         },
     )
     hide_siblings: float = field(default=0.15, metadata={"help": "The item has no siblings."})
+    shift_calendar: float = field(
+        default=0.0, metadata={"help": "The window is taken for one of another time of the year."}
+    )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -190,7 +196,7 @@ class PretrainBatchSource:
         siblings = read_drawn_siblings(self.processor, windows, self._cut_history(others, step), owners)
         # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        draws = random.random((self.batch_size, 6 + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
+        draws = random.random((self.batch_size, FIXED_DRAWS + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
         draws = draws[part::parts]
         siblings[draws[:, 5] < self.tasks.hide_siblings] = np.nan
         return self._collate(windows, siblings, draws)
@@ -205,7 +211,8 @@ class PretrainBatchSource:
         observed = observed_units(windows.past)
         windows = self._ask_elasticity(windows, draws[:, 4])
         windows = self._hide_future(windows, draws[:, 0])
-        windows = self._drop(windows, draws[:, 6:])
+        windows = self._drop(windows, draws[:, FIXED_DRAWS:])
+        windows = self._shift_calendar(windows, draws[:, 6:8])
         stretch = self._hidden_stretch(windows, draws[:, 1:4])
         # Some sales have to stay: without any the scale is a guess, and the sample's loss has no bound.
         stretch &= (observed & ~stretch).any(1)[:, None]
@@ -253,6 +260,16 @@ class PretrainBatchSource:
         categories[draws[:, len(OPTIONAL_CHANNELS) :] < self.tasks.drop_category] = None
         categories[:, 0] = windows.static_categories[:, 0]  # the calendar needs the cadence
         return replace(windows, past=past, future=future, static_categories=categories)
+
+    def _shift_calendar(self, windows: RawWindows, draws: np.ndarray) -> RawWindows:
+        """Moves whole windows by whole weeks: a panel's few weeks cannot be learned by heart by their dates."""
+        weeks = np.where(draws[:, 0] < self.tasks.shift_calendar, np.floor(draws[:, 1] * WEEKS_OF_YEAR), 0)
+        shift = (7 * weeks).astype("timedelta64[D]").astype("timedelta64[s]")[:, None]
+        return replace(
+            windows,
+            past_timestamps=windows.past_timestamps + shift,
+            future_timestamps=windows.future_timestamps + shift,
+        )
 
     def _hidden_stretch(self, windows: RawWindows, draws: np.ndarray) -> np.ndarray:
         """True where past units are hidden `(B, T)`: one stretch of up to a third of the context."""

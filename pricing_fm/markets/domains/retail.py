@@ -38,7 +38,7 @@ RETAIL_FAMILIES = (
     "lifecycle",
 )
 
-WEEKS_IN_CALENDAR, EVENT_YEARS = 52, 10
+EVENT_YEARS = 10
 
 # Categories, products and stores draw from streams of their own, so that a store added changes nothing else.
 _CATEGORY_SALT, _PRODUCT_SALT, _STORE_SALT, _FAMILY_SALT = 1, 2, 3, 4
@@ -62,6 +62,7 @@ class RetailSettings:
         elasticity_bounds: Elasticities of products are clipped to these; None = 0.6 times the lowest and 1.5 times the
             highest mean.
         cost_share_range: Unit cost over list price.
+        periods_per_year: Weeks by default; 12 makes a period a month. Ranges that speak of weeks then speak of months.
         median_volume: Median units a week at the reference price.
         volume_deviation: Standard deviation of log volume over items.
         volume_bounds: Volumes are clipped to these, units a week.
@@ -98,6 +99,7 @@ class RetailSettings:
     store_deviation: float = 0.05
     elasticity_bounds: tuple[float, float] | None = None
     cost_share_range: tuple[float, float] = (0.4, 0.8)
+    periods_per_year: float = WEEKS_PER_YEAR
     median_volume: float = 12.0
     volume_deviation: float = 1.2
     volume_bounds: tuple[float, float] = (0.5, 200.0)
@@ -137,6 +139,8 @@ class RetailSettings:
         for name in ("median_volume", "median_price", "price_tick"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.periods_per_year >= 1:
+            raise ValueError(f"periods_per_year is {self.periods_per_year}; it must be 1 or more")
 
 
 def sample_retail(settings: RetailSettings, family: str, market_ids: np.ndarray, seed: int) -> Market:
@@ -232,16 +236,16 @@ def _bound_elasticities(settings: RetailSettings) -> tuple[float, float]:
 def _sample_calendar(settings: RetailSettings, category: Draws, product: Draws, store: Draws) -> Calendar:
     amplitude = category.between(settings.season_range) * np.exp(0.3 * product.normal())
     phase = category.uniform()
-    trend = store.between(settings.trend_range) / WEEKS_PER_YEAR
+    trend = store.between(settings.trend_range) / settings.periods_per_year
     profile = _sample_events(settings, category, amplitude.shape) if settings.num_events else None
-    return Calendar(amplitude, phase, trend, WEEKS_PER_YEAR, profile)
+    return Calendar(amplitude, phase, trend, settings.periods_per_year, profile)
 
 
 def _sample_events(settings: RetailSettings, category: Draws, shape: tuple[int, ...]) -> np.ndarray:
     """Log factor of every week: the same weeks of every year, `(markets, products, segments, weeks)`."""
-    year = np.zeros((shape[0], WEEKS_IN_CALENDAR))
+    year = np.zeros((shape[0], int(settings.periods_per_year)))
     for _ in range(settings.num_events):
-        week = (category.uniform() * WEEKS_IN_CALENDAR).astype(int).reshape(-1)
+        week = (category.uniform() * year.shape[1]).astype(int).reshape(-1)
         year[np.arange(shape[0]), week] += settings.event_scale * category.normal().reshape(-1)
     weeks = np.tile(year, EVENT_YEARS)
     weeks[:, -1] = 0.0  # the last one holds ever after
