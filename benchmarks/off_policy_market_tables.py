@@ -63,6 +63,8 @@ class Summary:
         bias, error, coverage: Of values, mean over policies: bias, root mean squared error, share of intervals that
             hold the truth.
         worst_bias: The bias of the policy that it values worst.
+        error_ratio: Root mean squared error of values over that of the structured estimator in the same logs.
+        gain_error_ratio: The same of gains.
         gain_bias, gain_error, gain_coverage: The same of the gain over the manager.
         two_way_coverage: Of values, by intervals over decision units and weeks.
         rank_correlation: Spearman's, of estimated and true values of the policies.
@@ -76,6 +78,8 @@ class Summary:
     error: Measured
     coverage: Measured
     worst_bias: float
+    error_ratio: float
+    gain_error_ratio: float
     gain_bias: Measured
     gain_error: Measured
     gain_coverage: Measured
@@ -107,6 +111,9 @@ def summarize(cell: CellResults, place: int, every: int) -> Summary | None:
     gain_held = (field["gain_lower"][:, 1:] <= gains) & (gains <= field["gain_upper"][:, 1:])
     both_ways = np.isfinite(field["two_way_lower"]).all(axis=1)
     two_way = (field["two_way_lower"] <= truth) & (truth <= field["two_way_upper"])
+    same = cell.estimates[asked, 0][known]
+    ours = same[..., 0] / truth - 1.0, (same[:, 1:, FIELDS.index("gain")] - gains) / manager
+    by_policy = np.array([_mean_at(column, size[known]).value for column in off.T])
     order = rankdata(truth)
     ranks = np.array([np.corrcoef(rankdata(row), order)[0, 1] for row in field["value"]])
     regret = (truth.max() - truth[field["value"].argmax(axis=1)]) / manager
@@ -117,7 +124,9 @@ def summarize(cell: CellResults, place: int, every: int) -> Summary | None:
         _mean_at(off.mean(axis=1), size[known]),
         _root(off),
         _mean(held.mean(axis=1)),
-        float(off.mean(axis=0)[np.abs(off.mean(axis=0)).argmax()]),
+        float(by_policy[np.abs(by_policy).argmax()]),
+        _root(off).value / _root(ours[0]).value,
+        _root(gain_off).value / _root(ours[1]).value,
         _mean(gain_off.mean(axis=1)),
         _root(gain_off),
         _mean(gain_held.mean(axis=1)),
@@ -154,7 +163,7 @@ def summarize_cell(cell: CellResults, every: dict[str, int]) -> list[Summary]:
 
 
 def print_cell(cell: CellResults, summaries: Sequence[Summary], console: Console) -> None:
-    """A table of one cell, errors in brackets are Monte Carlo errors of the last digits shown before them."""
+    """A table of one cell: Monte Carlo errors in brackets, ratios of errors to the structured estimator's."""
     table = Table(title=f"{cell.name}: {len(cell.numbers)} logs, {cell.seconds:.2f} s of CPU time each")
     headers = (
         "bias %",
@@ -169,7 +178,7 @@ def print_cell(cell: CellResults, summaries: Sequence[Summary], console: Console
         "n",
     )
     table.add_column("estimator", no_wrap=True)
-    for header in headers:
+    for header in (*headers, "Spearman", "regret %", "n"):
         table.add_column(header, justify="right", no_wrap=True)
     for one in summaries:
         table.add_row(
@@ -177,9 +186,11 @@ def print_cell(cell: CellResults, summaries: Sequence[Summary], console: Console
             _show(one.bias, 100, "+.2f"),
             f"{100 * one.worst_bias:+.2f}",
             _show(one.error, 100, ".2f"),
+            f"{one.error_ratio:.2f}",
             _show(one.coverage, 1, ".3f"),
             _show(one.gain_bias, 100, "+.2f"),
             _show(one.gain_error, 100, ".2f"),
+            f"{one.gain_error_ratio:.2f}",
             _show(one.gain_coverage, 1, ".3f"),
             _show(one.rank_correlation, 1, ".2f"),
             _show(one.regret, 100, ".2f"),

@@ -250,7 +250,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> None:
     """Measure what is missing, then print and save."""
-    arguments, console = parse_arguments(given), Console(width=160)
+    arguments, console = parse_arguments(given), Console(width=200)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     keep_settings(arguments)
     if not arguments.only_report:

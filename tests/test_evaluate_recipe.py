@@ -134,6 +134,30 @@ def test_a_base_that_sees_less_is_measured_like_any_other(evaluate, panel_words,
     assert (place / f"sees-{covariates}" / "report.html").is_file()
 
 
+def test_prices_are_valued_on_the_panels_own_weeks(evaluate, panel_words, place: Path, capsys) -> None:
+    words = ["--off_policy", "true", "--value_replicates", "100", "--value_draws", "2", "--history_periods", "30"]
+    rows = evaluate("values", *panel_words, *words, "--zero_shot", "true", "--adapter", str(place / "snacks"))
+    folder = place / "values"
+    assert list(read_results(folder).metrics) == rows
+    assert {row.model for row in rows} >= {"manager"}
+    assert {"log_mean", "price_episodes"} <= {row.name for row in rows}
+    prices = pd.read_csv(folder / "prices.csv")
+    assert set(prices["policy"]) == {"pricing_fm", "base_plan", "log_log_elasticity"}
+    assert len(prices) == 3 * 8 * 6
+    page = (folder / "report.html").read_text()
+    assert "May a policy be launched?" in page
+    assert (folder / "decision.txt").read_text().strip() in capsys.readouterr().out
+    policies = pd.read_csv(folder / "policies.csv")
+    assert set(policies["verdict"]) <= {"launch", "do_not_launch", "experiment_needed"}
+
+
+@pytest.mark.parametrize("words", [["--market", "retail"], ["--from_scratch", "base1"]])
+def test_values_need_a_panel_and_one_policy(evaluate, panel_words, words: list[str]) -> None:
+    given = [] if "--market" in words else panel_words
+    with pytest.raises(SystemExit, match="--off_policy takes a --panel"):
+        evaluate("refused", *given, *words, "--off_policy", "true")
+
+
 def test_policies_are_measured_in_a_market(evaluate, place: Path, capsys) -> None:
     rows = evaluate("market", *MARKET, "--algorithms", "forecast", "structured")
     gaps = {row.model: row for row in rows if row.name == "gap_closed" and row.category is None}

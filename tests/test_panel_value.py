@@ -24,6 +24,7 @@ from pricing_fm.evaluation.panel_value import (
     read_valued_weeks,
     write_value_report,
 )
+from pricing_fm.evaluation.panel_value.diagnostics import bound_by_monotone_demand
 from pricing_fm.evaluation.panel_value.proposals import add_plan, find_origins
 from pricing_fm.evaluation.panel_value.valuation import Bench, match_decisions
 from pricing_fm.panel import Panel, load_panel
@@ -154,6 +155,22 @@ def test_the_sensitivity_range_is_a_point_at_one_and_grows(found: PanelValueEval
         assert widths[0] == pytest.approx(0.0, abs=1e-9)
         assert widths[0] < widths[1] < widths[2]
         assert policy.sensitivity[1.0].lower == pytest.approx(policy.gain.value, rel=1e-6, abs=1e-9)
+        assert policy.sensitivity_to_level is not None
+        for size, ends in policy.sensitivity_to_level.items():
+            assert policy.sensitivity[size].lower <= ends.lower <= policy.gain.value + 1e-9
+            assert policy.gain.value - 1e-9 <= ends.upper <= policy.sensitivity[size].upper
+
+
+def test_monotone_demand_gives_the_manager_what_he_earned(found: PanelValueEvaluation) -> None:
+    assert found.behavior is not None
+    bench = Bench(found.weeks, found.demands, found.behavior, QUICK, 0)
+    own = bound_by_monotone_demand(bench, found.weeks.prices, found.costs.unit_costs)
+    assert own.untried == 0.0
+    assert own.lower == pytest.approx(own.upper)
+    assert own.lower == pytest.approx(found.log_mean.value, rel=0.03)
+    beyond = bound_by_monotone_demand(bench, 1.3 * found.weeks.prices, found.costs.unit_costs)
+    assert beyond.untried > 0.0
+    assert beyond.lower < beyond.upper
 
 
 def test_costs_ten_points_off_move_the_gain_the_way_they_must(found: PanelValueEvaluation) -> None:
@@ -206,8 +223,8 @@ def test_prices_far_beyond_the_log_are_not_identified(panel: Panel, tmp_path: Pa
     assert policy.value is None
     assert found.decision.verdict is Verdict.EXPERIMENT_NEEDED
     assert policy.monotone is not None
-    assert np.isinf(policy.monotone.upper)
     assert policy.monotone.untried == 1.0
+    assert policy.monotone.upper >= policy.monotone.lower
 
 
 def test_stock_is_replayed_and_costs_of_the_log_are_used(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ LEAST = 1e-12
 def posterior_prices(
     truth: DecisionTruth, weeks: int, settings: SamplerSettings, market: RetailSettings, managers: ManagerSettings
 ) -> np.ndarray:
-    """Prices with the highest posterior expected margin.
+    """Prices with the highest posterior expected share of the best margin.
+
+    A share, as the gap closed is one: expected currency would be decided by the few worlds in which an item sells most.
 
     Args:
         truth (`DecisionTruth`): Logs, list prices and costs.
@@ -114,9 +116,8 @@ def _plan_category(
     fits, curves = [], []
     for one, shop in zip(draws, shops, strict=True):
         found = model.read(one, shop)
-        elasticity, share, reference, volume = (
-            values.double().numpy()
-            for values in (found.elasticity, found.purchase_share, found.log_reference, found.log_volume)
+        elasticity, share, reference = (
+            values.double().numpy() for values in (found.elasticity, found.purchase_share, found.log_reference)
         )
         apart = (np.log(elasticity) - np.log(means)[:, None]) / spread
         near = np.exp(-0.5 * apart**2) / elasticity  # the item's elasticity is log-normal around the category's
@@ -124,12 +125,13 @@ def _plan_category(
         fits.append(family[:, None] * near + 0.0)  # (families, means, particles)
         ratio = np.asarray(PRICE_GRID)[:, None] / np.exp(reference)
         response = compute_log_response(one.response.numpy(), elasticity, share, ratio)
-        curves.append(np.exp(volume + response))  # (prices, particles)
+        curves.append(np.exp(response))  # (prices, particles)
     evidence = np.stack([np.log(fit.mean(-1) + LEAST) for fit in fits])  # (items, families, means)
     pooled = np.exp(evidence.sum(0) - evidence.sum(0).max())
     best = np.empty(len(draws))
     for item, (fit, curve, row) in enumerate(zip(fits, curves, rows, strict=True)):
         weights = np.einsum("fm,fmp->p", pooled / (fit.mean(-1) + LEAST), fit)
         prices = np.round(truth.list_prices[row] * np.asarray(PRICE_GRID), 2)
-        best[item] = prices[((prices - truth.costs[row]) * (curve @ weights)).argmax()]
+        earned = (prices - truth.costs[row])[:, None] * curve
+        best[item] = prices[(earned / earned.max(axis=0) @ weights).argmax()]
     return best

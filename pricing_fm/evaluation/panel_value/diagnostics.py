@@ -1,6 +1,7 @@
 """What stands beside a value: how much of a policy the log covers, what it says without a model, who would pay what."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,10 +67,10 @@ def measure_support(bench: Bench, matches: Matches) -> Support:
 
 @dataclass(frozen=True)
 class MonotoneValue:
-    """What the log says of a policy if all that is assumed of demand is that it does not rise with the price.
+    """What the log says of a policy if demand does not rise with the price, nor above the most that was ever seen.
 
     Attributes:
-        lower, upper: Margin per item and period, currency; infinite where a price below all tried ones is asked for.
+        lower, upper: Margin per item and period, currency.
         untried: Share of the item-periods at a price that no item of the product was sold at.
     """
 
@@ -81,8 +82,9 @@ class MonotoneValue:
 def bound_by_monotone_demand(bench: Bench, prices: np.ndarray, unit_costs: np.ndarray) -> MonotoneValue:
     """Range of a path's margin from mean sales at the rungs tried, product by product, promoted or not.
 
-    Sales are measured by the item's own mean; differences of the weeks in which prices were tried are not removed, so
-    that this is a view of the log and no causal bound where prices follow demand.
+    No price is taken to sell more than the product's best one did. Sales are measured by the item's own mean;
+    differences of the weeks in which prices were tried are not removed, so that this is a view of the log and no causal
+    bound where prices follow demand.
 
     Args:
         bench: What policies are judged with.
@@ -96,20 +98,35 @@ def bound_by_monotone_demand(bench: Bench, prices: np.ndarray, unit_costs: np.nd
     level = np.nanmean(weeks.units, axis=1, keepdims=True)
     relative, step = weeks.units / level, bench.arguments.price_ladder_step
     logged, asked = (np.round(np.log(path / weeks.regular_prices[:, None]) / step) for path in (weeks.prices, prices))
-    lower, upper = np.zeros(prices.shape), np.full(prices.shape, np.inf)
-    tried = np.zeros(prices.shape, dtype=bool)
+    lower, upper, tried = np.zeros(prices.shape), np.zeros(prices.shape), np.zeros(prices.shape, dtype=bool)
+    recorded = np.isfinite(relative) & np.isfinite(weeks.recorded_prices)
     for cluster in np.unique(weeks.clusters):
-        for flag in (0, 1):
-            own = (weeks.clusters == cluster)[:, None] & (weeks.promoted == flag)
-            seen = own & np.isfinite(relative) & np.isfinite(weeks.recorded_prices)
-            if not seen.any():
-                continue
-            rungs, places, counts = np.unique(logged[seen], return_inverse=True, return_counts=True)
-            means = np.bincount(places, relative[seen]) / counts
-            found = bound_monotone_demand(np.exp(step * rungs), means, counts, np.exp(step * asked[own]))
-            lower[own], upper[own], tried[own] = found.lower, found.upper, found.was_tried
+        unit = (weeks.clusters == cluster)[:, None]
+        means = [_average_by_rung(relative, logged, recorded & unit & (weeks.promoted == flag)) for flag in (0, 1)]
+        most = max(float(found.means.max()) for found in means if len(found.means))
+        for flag, found in enumerate(means):
+            own = unit & (weeks.promoted == flag)
+            upper[own] = most
+            if len(found.means):
+                bounds = bound_monotone_demand(
+                    np.exp(step * found.rungs), found.means, found.counts, np.exp(step * asked[own]), most
+                )
+                lower[own], upper[own], tried[own] = bounds.lower, bounds.upper, bounds.was_tried
     margin = bound_monotone_margin(MonotoneBounds(lower * level, upper * level, tried), prices, unit_costs)
     return MonotoneValue(float(margin.lower.mean()), float(margin.upper.mean()), float(1.0 - tried.mean()))
+
+
+class _RungMeans(NamedTuple):
+    """Mean relative sales at the rungs tried, in rising order, and how many item-periods they come from."""
+
+    rungs: np.ndarray
+    means: np.ndarray
+    counts: np.ndarray
+
+
+def _average_by_rung(relative: np.ndarray, logged: np.ndarray, seen: np.ndarray) -> _RungMeans:
+    rungs, places, counts = np.unique(logged[seen], return_inverse=True, return_counts=True)
+    return _RungMeans(rungs, np.bincount(places, relative[seen], len(rungs)) / np.maximum(counts, 1), counts)
 
 
 def describe_changes(bench: Bench, prices: np.ndarray, units: np.ndarray, manager_units: np.ndarray) -> pd.DataFrame:

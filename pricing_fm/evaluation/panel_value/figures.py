@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pricing_fm.evaluation.figures import BLUE, FAINT, GREY, INK, MARKERS, OTHERS, readable_name, shorten
 
@@ -67,7 +67,8 @@ def plot_forest(table: pd.DataFrame, policies: Sequence[str], margin: float) -> 
             axes.plot([lower, upper], [rank, rank], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot(share, rank, marker="s", color=colour, markersize=7)
         axes.set_title(name_policy(policy), fontsize=10, loc="left")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(len(groups) - 0.5, -0.5)
         _clean(axes, "x")
     grid[0].set_yticks(range(len(groups)), [shorten(str(group)) for group in groups])

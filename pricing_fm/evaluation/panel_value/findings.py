@@ -193,28 +193,25 @@ def _judge_identified(
     manager: ManagerFindings,
 ) -> PolicyFindings:
     """Everything that needs the weights of the logged decisions."""
-    name, prices, support, episodes = (
-        known.name,
-        known.prices,
-        known.candidate.support_mass,
-        known.candidate.price_episodes,
-    )
-    weights = weigh_decisions(bench, matches)
+    prices, weights = known.prices, weigh_decisions(bench, matches)
     path = value_path(bench, prices, unit_costs, weights)
-    ranges = bound_path(bench, prices, unit_costs, matches)
-    by_level = bound_path_by_level(bench, prices, unit_costs, weights, matches)
     own, periods = manager.path.value.value, bench.weeks.units.shape[1]
-    gains = {key: ValueBounds(found.lower - own, found.upper - own) for key, found in ranges.items()}
+    gains = _shift(bound_path(bench, prices, unit_costs, matches), -own)
+    by_level = _shift(bound_path_by_level(bench, prices, unit_costs, weights, matches), -own)
     usual = np.maximum(manager.path.item_values, _LEAST_USUAL * manager.path.item_values.mean())[:, None]
     tail = bootstrap_cvar_difference(
         path.returns / usual, manager.path.returns / usual, bench.weeks.clusters, level=TAIL_LEVEL, seed=bench.seed
     )
-    candidate = Candidate(
-        name, path.value, support, episodes, gains[RULE_SENSITIVITY], RULE_SENSITIVITY, tail, manager.stock_test
-    )
     return replace(
         known,
-        candidate=candidate,
+        candidate=replace(
+            known.candidate,
+            value=path.value,
+            sensitivity_range=gains[RULE_SENSITIVITY],
+            sensitivity=RULE_SENSITIVITY,
+            tail=tail,
+            stock_test=manager.stock_test,
+        ),
         changes=describe_changes(bench, prices, path.units, manager.path.units),
         value=_interval(bench, path.value.contributions),
         gain=_gain(bench, path.value, manager.path.value),
@@ -234,14 +231,27 @@ def _judge_identified(
             share: _gain(bench, value_path(bench, prices, costs, weights).value, manager.at_costs[share].value)
             for share, costs in other_costs.items()
         },
-        sensitivity={key: ValueBounds(found.lower / periods, found.upper / periods) for key, found in gains.items()},
-        sensitivity_to_level={
-            key: ValueBounds((found.lower - own) / periods, (found.upper - own) / periods)
-            for key, found in by_level.items()
-        },
+        sensitivity=_scale(gains, 1.0 / periods),
+        sensitivity_to_level=_scale(_intersect(by_level, gains), 1.0 / periods),
         tail=tail,
         downside=compute_downside_probability(path.returns - manager.path.returns, 0.0),
     )
+
+
+def _shift(ranges: dict[float, ValueBounds], amount: float) -> dict[float, ValueBounds]:
+    return {key: ValueBounds(found.lower + amount, found.upper + amount) for key, found in ranges.items()}
+
+
+def _scale(ranges: dict[float, ValueBounds], factor: float) -> dict[float, ValueBounds]:
+    return {key: ValueBounds(found.lower * factor, found.upper * factor) for key, found in ranges.items()}
+
+
+def _intersect(by_level: dict[float, ValueBounds], general: dict[float, ValueBounds]) -> dict[float, ValueBounds]:
+    """Knowledge of the level is knowledge: the general range holds as well."""
+    return {
+        key: ValueBounds(max(found.lower, general[key].lower), min(found.upper, general[key].upper))
+        for key, found in by_level.items()
+    }
 
 
 def examine_stock(bench: Bench) -> StockTest | None:

@@ -1,7 +1,5 @@
 """What the report of values shows, part by part."""
 
-import math
-
 import pandas as pd
 
 from pricing_fm.evaluation.off_policy import PolicyValue, Verdict
@@ -15,6 +13,7 @@ from pricing_fm.evaluation.panel_value.wording import (
     describe_plan,
     format_ends,
     format_money,
+    is_identified,
     name_period,
     take_share,
     tell_reasons,
@@ -109,7 +108,7 @@ def _show_values(found: PanelValueEvaluation, manager: ManagerFindings) -> Secti
             )
         )
     ]
-    points = [{"policy": MANAGER, **vars(manager.value)}]
+    points, has_guess = [{"policy": MANAGER, **vars(manager.value)}], False
     for policy in found.policies:
         if policy.value is None or policy.gain is None or policy.tail is None:
             lines.append(TableRow((Cell(figures.name_policy(policy.name)), Cell("not identified"), *[Cell("–")] * 5)))
@@ -119,10 +118,17 @@ def _show_values(found: PanelValueEvaluation, manager: ManagerFindings) -> Secti
             *(format_money(policy.value.value), format_ends(policy.value), f"{share.value:+.1%}"),
             *(f"{share.lower:+.1%} to {share.upper:+.1%}", f"{policy.tail.value:+.2f}", f"{policy.downside:.0%}"),
         )
-        lines.append(TableRow((Cell(figures.name_policy(policy.name)), *map(Cell, cells)), policy.name in OURS))
+        name = figures.name_policy(policy.name)
+        if not is_identified(found, policy.name):
+            name, has_guess = f"{name} (a guess)", True
+        lines.append(TableRow((Cell(name), *map(Cell, cells)), policy.name in OURS))
         points.append({"policy": policy.name, **vars(policy.value)})
     figure = figures.plot_values(pd.DataFrame(points), MANAGER)
     total = own * len(found.weeks.item_ids)
+    guesses = (
+        "A guess: too few of the policy's prices were charged in the log, so that its value, here and below, leans on"
+        " the demand model; no verdict rests on it.",
+    )
     return Section(
         "What would the policies have earned?",
         f"{money.capitalize()} over {count_periods(found)} {name_period(found)}s of the log, under the log's own"
@@ -135,6 +141,7 @@ def _show_values(found: PanelValueEvaluation, manager: ManagerFindings) -> Secti
             "Worst tenth: change of the worst tenth of item outcomes, in units of what an item usually earns; below 0 ="
             " bad outcomes get worse. Items worse off: share of simulated item histories that earn less than under"
             " today's prices.",
+            *(guesses if has_guess else ()),
         ),
     )
 
@@ -312,8 +319,7 @@ def _show_other_views(found: PanelValueEvaluation, manager: ManagerFindings, kno
             rows.append({"policy": policy.name, "estimator": "weighted log alone", "share": share.value,
                          "lower": share.lower, "upper": share.upper})  # fmt: skip
         if policy.monotone is not None:
-            ends = (policy.monotone.lower, policy.monotone.upper)
-            lower, upper = ("no limit" if math.isinf(end) else format_money(end) for end in ends)
+            lower, upper = format_money(policy.monotone.lower), format_money(policy.monotone.upper)
             lines.append(
                 TableRow(
                     (
@@ -330,9 +336,9 @@ def _show_other_views(found: PanelValueEvaluation, manager: ManagerFindings, kno
     return Section(
         "Do other ways of reading the log agree?",
         "The headline combines a model of demand with weights that make the log look like the policy. Each alone is"
-        " shown beside it. The table assumes nothing but that demand does not rise with the price:"
-        f" {found.costs.objective} per item and {name_period(found)} at prices that were tried, and between them;"
-        " weeks are compared as they are, whatever made some of them better.",
+        " shown beside it. The table assumes nothing but that demand does not rise with the price, nor above the most"
+        f" that a price of the product ever sold: {found.costs.objective} per item and {name_period(found)}. Weeks are"
+        " compared as they are, whatever made some of them better.",
         PageTable((Column("policy"), *map(Column, titles)), tuple(lines)),
         (PageFigure("estimators", "Gain by several estimators", figure),),
         (

@@ -9,6 +9,7 @@ from pricing_fm.evaluation.off_policy import NotIdentified, PolicyValue
 from pricing_fm.evaluation.panel_value.evaluation import PanelValueEvaluation
 from pricing_fm.evaluation.panel_value.findings import PolicyFindings
 from pricing_fm.evaluation.panel_value.valuation import MANAGER
+from pricing_fm.evaluation.panel_value.wording import is_identified
 from pricing_fm.metrics import Interval
 from pricing_fm.results import ResultRow
 
@@ -57,14 +58,15 @@ def build_tables(found: PanelValueEvaluation) -> dict[str, pd.DataFrame]:
 
 
 def build_rows(found: PanelValueEvaluation, task: str) -> list[ResultRow]:
-    """Result rows; a value that is not identified has none.
+    """Result rows; a policy that charges none of the logged prices has no value.
 
     Args:
         found: The evaluation.
         task: Name of the task.
 
     Returns:
-        `value` of manager and policies (currency per item and period, per category too), `gain`, `ess`,
+        `value` of manager and policies (currency per item and period, per category too), `identified` (0 = the value
+        is a guess that leans on the demand model), `gain`, `ess`,
         `support_mass`, `trimmed_mass`, `gain_sensitivity_*`, `gain_cost_share_*`, `cvar_difference`, `price_episodes`,
         `behavior_ece`, `regret` of the decision.
     """
@@ -91,6 +93,7 @@ def build_rows(found: PanelValueEvaluation, task: str) -> list[ResultRow]:
             rows.append(row("support_tried", policy.support.tried_by_item, policy.name))
         if policy.value is None or policy.gain is None:
             continue
+        rows.append(row("identified", float(is_identified(found, policy.name)), policy.name))
         rows.append(row("value", policy.value.value, policy.name, policy.value))
         rows += [row(name, gain.value, policy.name, gain, group) for name, group, gain in _name_gains(policy)]
         assert isinstance(policy.candidate.value, PolicyValue)

@@ -40,18 +40,50 @@ def summarize(found: PanelValueEvaluation) -> list[str]:
             f"Today's prices earn {format_money(own.value)} of {found.costs.objective} per item and {period}"
             f" ({format_ends(own)})."
         )
-        verdicts = {verdict.name: VERDICTS[verdict.verdict] for verdict in decision.candidates}
         for policy in found.policies:
             if policy.gain is not None:
                 share = take_share(policy.gain, own.value)
-                lines.append(
-                    f"{name_policy(policy.name)} (verdict: {verdicts[policy.name]}) would have earned"
-                    f" {share.value:+.1%}; nine times out of ten {share.lower:+.1%} to {share.upper:+.1%}, if today's"
-                    " prices followed nothing that the log does not hold."
-                )
+                told = f"{share.value:+.1%}; nine times out of ten {share.lower:+.1%} to {share.upper:+.1%}"
+                name = name_policy(policy.name)
+                if is_identified(found, policy.name):
+                    lines.append(
+                        f"{name} would have earned {told}, if today's prices followed nothing that the log does not"
+                        f" hold. Verdict: {find_verdict(found, policy.name)}."
+                    )
+                else:
+                    lines.append(
+                        f"What {name} would have earned the log cannot tell: too few of its prices were charged. The"
+                        f" best guess is {told}. Verdict: {find_verdict(found, policy.name)}."
+                    )
     if decision.experiment is not None:
         lines.append(f"The experiment that would decide: {describe_plan(found, decision.experiment)}.")
     return lines
+
+
+def find_verdict(found: PanelValueEvaluation, name: str) -> str:
+    """Verdict of one policy.
+
+    Args:
+        found: The evaluation.
+        name: Of the policy.
+
+    Returns:
+        Words.
+    """
+    return next(VERDICTS[verdict.verdict] for verdict in found.decision.candidates if verdict.name == name)
+
+
+def is_identified(found: PanelValueEvaluation, name: str) -> bool:
+    """Whether the log tells what a policy would have earned.
+
+    Args:
+        found: The evaluation.
+        name: Of the policy.
+
+    Returns:
+        False = its value is a guess.
+    """
+    return any(verdict.gain is not None for verdict in found.decision.candidates if verdict.name == name)
 
 
 def tell_reasons(found: PanelValueEvaluation, verdict: CandidateVerdict) -> str:
@@ -64,13 +96,18 @@ def tell_reasons(found: PanelValueEvaluation, verdict: CandidateVerdict) -> str:
     Returns:
         Sentences.
     """
-    sentences = [f"{reason[0].upper()}{reason[1:]}." for reason in verdict.reasons]
+    sentences = [f"{_begin(reason.replace(verdict.name, name_policy(verdict.name)))}." for reason in verdict.reasons]
     if verdict.gain is not None:
         sentences.append(
             f"(Earnings are per item over all {count_periods(found)} {name_period(found)}s; worst outcomes in units of"
             " what an item usually earns.)"
         )
     return " ".join(sentences)
+
+
+def _begin(sentence: str) -> str:
+    """A capital first, unless it begins with the name of a thing."""
+    return sentence if "_" in sentence.split(" ")[0] else f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def describe_plan(found: PanelValueEvaluation, plan: SwitchbackPlan) -> str:
