@@ -115,7 +115,7 @@ class PriceResponse(nn.Module):
         return torch.cat([delta[..., None], values], dim=-1), torch.cat([ones, 1 - at_delta**2], dim=-1)
 
     def weights(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of states `(B, H, size + starts)`."""
+        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of `(B, H, size + starts)`."""
         hidden, starts = split_starts(states)
         weights = self.response_head(hidden).float().unflatten(-1, (self.members, -1))
         believed = self.slope_head(hidden).float().softmax(-1)[..., 1:]
@@ -136,7 +136,7 @@ class PriceResponse(nn.Module):
         """Log-response and its slope along the path.
 
         Args:
-            states (`(B, H, size + starts)`): Decoder states, which have not seen the candidate prices, and starting points.
+            states (`(B, H, size + starts)`): Decoder states, blind to the candidate prices, and starting points.
             candidate_prices (`(B, P, H)`): Log ratio to the reference price.
             past_prices (`(B, carry_over_length)`): The same for the last past periods; 0 where unknown.
 
@@ -219,7 +219,7 @@ class DemandHead(nn.Module):
         return torch.sigmoid(self.level_head(hidden).float()[..., 0]) * starts[..., 0]
 
     def base_quantiles(self, states: torch.Tensor) -> torch.Tensor:
-        """Quantiles at the reference price over the scale, 0 or more, not crossing: `(..., size + starts) -> (..., Q)`."""
+        """Quantiles at the reference price over the scale, not crossing: `(..., size + starts)` -> `(..., Q)`."""
         hidden, starts = split_starts(states)
         increments = functional.softplus(self.quantile_head(hidden).float())
         own = torch.sinh(increments.cumsum(-1).clamp(max=12.0))

@@ -75,9 +75,7 @@ def recent_level(
     )
 
 
-def _exponential_levels(
-    sales: np.ndarray, mean: np.ndarray, usable: np.ndarray, dispersion: np.ndarray
-) -> np.ndarray:
+def _exponential_levels(sales: np.ndarray, mean: np.ndarray, usable: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """Log ratio before each period, and after the last, for each memory: `(B, T + 1, memories)`."""
     decay = 0.5 ** (1.0 / np.array(HALF_LIVES))
     # Memories first, items last: one row of the loop is contiguous.

@@ -196,7 +196,9 @@ class PretrainBatchSource:
         siblings = read_drawn_siblings(self.processor, windows, self._cut_history(others, step), owners)
         # Drawn for the whole global batch, then sliced: a sample's task does not depend on who trains on it.
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        draws = random.random((self.batch_size, FIXED_DRAWS + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1]))
+        draws = random.random(
+            (self.batch_size, FIXED_DRAWS + len(OPTIONAL_CHANNELS) + windows.static_categories.shape[1])
+        )
         draws = draws[part::parts]
         siblings[draws[:, 5] < self.tasks.hide_siblings] = np.nan
         return self._collate(windows, siblings, draws)
