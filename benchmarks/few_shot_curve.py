@@ -42,7 +42,6 @@ from pricing_fm.evaluation.few_shot import (
     shuffled_outcomes,
     tabulate,
 )
-from pricing_fm.evaluation.few_shot_ceiling import posterior_prices
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
     FewShotMarketArguments,
@@ -51,6 +50,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     find_truth,
     simulate_categories,
 )
+from pricing_fm.evaluation.few_shot_posterior import posterior_prices
 from pricing_fm.evaluation.few_shot_rivals import score_rivals
 from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
@@ -111,14 +111,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--test_seed", type=int, default=930_000, help="seed of the held-out categories")
     parser.add_argument("--steps", type=int, default=5, help="most gradient steps of an adaptation")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate where none was learned")
-    parser.add_argument("--ceiling", action="store_true", help="also the posterior; needs both shares at 0")
+    parser.add_argument("--posterior", action="store_true", help="also the approximate posterior; both shares 0")
     parser.add_argument("--seed", type=int, default=0, help="seed of first updates, placebos and bootstraps")
     return parser.parse_args()
 
 
 def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
     """Scores of other settings must not stand beside new ones; strategies may be added."""
-    free = ("base", "output_dir", "starts", "only", "ceiling")
+    free = ("base", "output_dir", "starts", "only", "posterior")
     run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
     if file.is_file() and json.loads(file.read_text()) != run:
         raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")
@@ -247,8 +247,8 @@ def measure(
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks) not in done:
                 keep(score_rivals(bench.truth, weeks))
-            if arguments.ceiling and ("ceiling", weeks) not in done:
-                keep(score_prices(bench.truth, plan_ceiling(bench.truth, weeks, arguments), "ceiling", weeks))
+            if arguments.posterior and ("posterior", weeks) not in done:
+                keep(score_prices(bench.truth, plan_posterior(bench.truth, weeks, arguments), "posterior", weeks))
             progress.advance(bar)
             for name, strategy in strategies.items():
                 if (name, weeks) not in done:
@@ -257,8 +257,8 @@ def measure(
     return table
 
 
-def plan_ceiling(truth: DecisionTruth, weeks: int, arguments: argparse.Namespace) -> np.ndarray:
-    """Prices of the simulator's own posterior."""
+def plan_posterior(truth: DecisionTruth, weeks: int, arguments: argparse.Namespace) -> np.ndarray:
+    """Prices of the approximate posterior."""
     market = RetailSettings(stocked_share=arguments.stocked_share, reference_share=arguments.reference_share)
     return posterior_prices(truth, weeks, SamplerSettings(particles=100, final_sweeps=6), market, ManagerSettings())
 

@@ -23,7 +23,6 @@ from pricing_fm.evaluation.few_shot import (
     score_strategies,
     shuffled_outcomes,
 )
-from pricing_fm.evaluation.few_shot_ceiling import posterior_prices
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     DecisionTruth,
@@ -38,6 +37,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
+from pricing_fm.evaluation.few_shot_posterior import posterior_prices
 from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
 from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
 from pricing_fm.models import PricingFMForPolicy
