@@ -137,18 +137,24 @@ def code_commit() -> str | None:
     return f"{commit}-dirty" if commit and changed else commit
 
 
-def write_results(folder: str | Path, results: Results) -> Path:
+def write_results(folder: str | Path, results: Results, only_what_applies: bool = False) -> Path:
     """Writes `results.json` into an existing folder.
 
     Args:
         folder (`str` or `Path`): Where to.
         results (`Results`): What to write.
+        only_what_applies (`bool`): Whether keys without a value are left out: a third of a long file.
 
     Returns:
         `Path`: The file.
     """
     path = Path(folder) / RESULTS
-    path.write_text(json.dumps(asdict(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    content = asdict(results)
+    if only_what_applies:
+        content["metrics"] = [
+            {key: value for key, value in row.items() if value is not None} for row in content["metrics"]
+        ]
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     make_room(target)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     parts = [read_results(folder) for folder in arguments.measured]
-    write_results(target, take_in(read_results(source), parts, arguments.metrics))
+    write_results(target, take_in(read_results(source), parts, arguments.metrics), only_what_applies=True)
     write_manifest(target, "base")
     text = CardText(arguments.title or target.name, arguments.summary)
     card = write_card(target, replace(text, limits=(*text.limits, *arguments.limits)))

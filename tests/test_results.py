@@ -64,6 +64,14 @@ def test_keys_that_do_not_apply_may_be_absent(tmp_path: Path) -> None:
     assert read_results(tmp_path).metrics == (ResultRow("value", 1.5, "manager", "market"),)
 
 
+def test_what_does_not_apply_can_be_left_out_of_the_file_and_comes_back_all_the_same(tmp_path: Path) -> None:
+    row = ResultRow("wql", 0.5, "pricing_fm", "sales_W", split="test", seed=1)
+    results = build_results("evaluate", [DataSource("sales", "sha256:00")], [row])
+    path = write_results(tmp_path, results, only_what_applies=True)
+    assert "null" not in path.read_text().split('"metrics"')[1].split("]")[0]
+    assert read_results(tmp_path) == results
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

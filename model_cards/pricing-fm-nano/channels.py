@@ -37,12 +37,15 @@ SOLD_OUT_CHANNEL, PAST_INTERVENTION_CHANNEL = 19, 20
 
 # `future_known_values`: list price, promotions, known covariates, and then what not every pass may see; the forecasts
 # from the item's own past know the plan of promotions.
-NUM_KNOWN_CHANNELS = 17
+NUM_KNOWN_CHANNELS = 24
 LIST_SLOT, PROMOTION_SLOTS, KNOWN_SLOTS = 0, slice(1, 5), slice(5, 9)
-INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT, LOCAL_SLOTS = 9, 10, 11, slice(12, 17)
+INTERVENTION_SLOT, PRICE_SLOT, INVENTORY_SLOT, LOCAL_SLOTS = 9, 10, 11, slice(12, 24)
+
+# Of the local slots: the regression on the recent level, and quantiles of what sales were over such forecasts.
+LEVEL_SLOT, RESIDUAL_SLOTS = 13, slice(17, 24)
 
 # `static_real_features`: the slopes, over 3, of the item's regression and of the hidden-demand model.
-SLOPE_COLUMNS, SLOPE_SCALE = [37, 41], 3.0
+SLOPE_COLUMNS, SLOPE_SCALE = [37, 43], 3.0
 
 
 def own_prices(channels: np.ndarray) -> np.ndarray:

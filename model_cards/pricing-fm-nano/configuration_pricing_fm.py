@@ -79,9 +79,9 @@ class PricingFMConfig(PreTrainedConfig):
     patch_length: int = 4
     context_length: int = 104
     num_past_channels: int = 21
-    num_known_channels: int = 17
+    num_known_channels: int = 24
     num_time_features: int = 18
-    num_static_reals: int = 56
+    num_static_reals: int = 58
     num_static_categories: int = 9
     num_static_buckets: int = 2048
     quantile_levels: list[float] = field(default_factory=lambda: list(QUANTILE_LEVELS))

@@ -1,6 +1,7 @@
 """Demand along a price path: base quantiles, count distribution, and the response to the price."""
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import nn
@@ -11,10 +12,12 @@ from .configuration_pricing_fm import PricingFMConfig
 from .counts import count_quantiles
 from .layers import ScaledLinear
 from .losses import bend, count_loss, ensemble_crps, mean_over_observed, pinball
+from .recent_level import NORMAL_SCORES, RESIDUAL_PROBABILITIES
 
-# What heads start from, behind a decoder state: log of the item's own forecast over its scale, and the price slopes
-# of its regression and of the hidden-demand model.
-NUM_STARTS = 3
+# What heads start from, behind a decoder state: log of the item's own forecast over its scale, the price slopes of its
+# regression and of the hidden-demand model, and quantiles of past sales over such forecasts.
+NUM_STARTS = 3 + len(RESIDUAL_PROBABILITIES)
+SLOPE_STARTS, RESIDUAL_STARTS = slice(1, 3), slice(3, NUM_STARTS)
 SMALLEST_START, SMALLEST_SLOPE, LARGEST_SLOPE = 0.02, 0.1, 8.0
 USUAL_ELASTICITY = 1.5
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
@@ -25,25 +28,49 @@ MAX_LOG_RESPONSE = 20.0
 
 
 def starting_points(
-    forecast: torch.Tensor, slopes: torch.Tensor, known: torch.Tensor, slopes_known: torch.Tensor
+    forecast: torch.Tensor,
+    residuals: torch.Tensor,
+    slopes: torch.Tensor,
+    known: torch.Tensor,
+    slopes_known: torch.Tensor,
 ) -> torch.Tensor:
-    """What the heads start from, instead of from nothing: the item's own forecast and estimated price slopes.
+    """What the heads start from, instead of from nothing: the item's own forecast, its errors, and price slopes.
 
     Args:
         forecast (`(B, H)`): Expected units at the reference price over the item's scale, on the asinh scale.
+        residuals (`(B, H, 7)`): Quantiles of past sales over such forecasts, on the asinh scale.
         slopes (`(B, 2)`): Estimated `d log demand / d log price`.
         known (`(B, H)`, bool): True = there is a forecast.
         slopes_known (`(B, 2)`, bool): True = there is an estimate.
 
     Returns:
-        `(B, H, 3)`: Log of the forecast over the scale, 0 where there is none; for each slope what has to be added to
-        the response head's bias to start from it, 0 where there is none.
+        `(B, H, 10)`: Log of the forecast over the scale, 0 where there is none; for each slope what has to be added to
+        the response head's bias to start from it, 0 where there is none; the quantiles, 0 where there is no forecast.
     """
     level = torch.where(known, torch.sinh(forecast).clamp(min=SMALLEST_START).log(), 0.0)
     elasticity = (-slopes).clamp(SMALLEST_SLOPE, LARGEST_SLOPE)
     shift = _inverse_softplus(elasticity) - math.log(math.expm1(USUAL_ELASTICITY))
     shift = torch.where(slopes_known, shift, 0.0)
-    return torch.cat([level[..., None], shift[:, None].expand(-1, level.shape[1], -1)], dim=-1)
+    ratios = torch.where(known[..., None], torch.sinh(residuals), 0.0)
+    return torch.cat([level[..., None], shift[:, None].expand(-1, level.shape[1], -1), ratios], dim=-1)
+
+
+def spread_over_levels(values: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
+    """Quantiles at seven probabilities, read at others: linear in the normal score, also beyond the outermost.
+
+    Args:
+        values (`(..., 7)`): Quantiles at `RESIDUAL_PROBABILITIES`, not falling.
+        levels (`tuple[float, ...]`): Probabilities asked for.
+
+    Returns:
+        `(..., levels)`: 0 or more, not crossing.
+    """
+    scores = [NormalDist().inv_cdf(level) for level in levels]
+    known = torch.tensor(NORMAL_SCORES, device=values.device, dtype=values.dtype)
+    asked = torch.tensor(scores, device=values.device, dtype=values.dtype)
+    place = (torch.searchsorted(known, asked) - 1).clamp(0, len(NORMAL_SCORES) - 2)
+    share = (asked - known[place]) / (known[place + 1] - known[place])
+    return (values[..., place] * (1 - share) + values[..., place + 1] * share).clamp(min=0.0)
 
 
 def _inverse_softplus(values: torch.Tensor) -> torch.Tensor:
@@ -51,7 +78,7 @@ def _inverse_softplus(values: torch.Tensor) -> torch.Tensor:
 
 
 def split_starts(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder states and starting points of `(..., size + 3)`."""
+    """Decoder states and starting points of `(..., size + starts)`."""
     return states[..., :-NUM_STARTS], states[..., -NUM_STARTS:].float()
 
 
@@ -76,7 +103,7 @@ class PriceResponse(nn.Module):
         start = [math.log(math.expm1(USUAL_ELASTICITY))] + [-2.2] * len(self.knots)
         self.response_head = ScaledLinear(config.hidden_size, self.members * len(start), 0.5, start * self.members)
         # Whom to believe about the constant elasticity: nobody, the regression, the hidden-demand model.
-        self.slope_head = ScaledLinear(config.hidden_size, NUM_STARTS, 0.1, [0.0, 0.0, 0.0])
+        self.slope_head = ScaledLinear(config.hidden_size, 3, 0.1, [0.0, 0.0, 0.0])
         self.carry_head = ScaledLinear(config.hidden_size, self.lags + 1, 0.1, [-3.0] + [0.0] * self.lags)
 
     def basis(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,11 +115,11 @@ class PriceResponse(nn.Module):
         return torch.cat([delta[..., None], values], dim=-1), torch.cat([ones, 1 - at_delta**2], dim=-1)
 
     def weights(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of states `(B, H, size + 3)`."""
+        """Non-negative weights `(B, M, H, basis)` and carry-over shares `(B, H, lags)` of `(B, H, size + starts)`."""
         hidden, starts = split_starts(states)
         weights = self.response_head(hidden).float().unflatten(-1, (self.members, -1))
         believed = self.slope_head(hidden).float().softmax(-1)[..., 1:]
-        constant = weights[..., :1] + (believed * starts[..., 1:]).sum(-1)[..., None, None]
+        constant = weights[..., :1] + (believed * starts[..., SLOPE_STARTS]).sum(-1)[..., None, None]
         weights = functional.softplus(torch.cat([constant, weights[..., 1:]], dim=-1))
         carry = self.carry_head(hidden).float()
         return weights.transpose(1, 2), MAX_CARRY_OVER * carry[..., :1].sigmoid() * carry[..., 1:].softmax(-1)
@@ -109,7 +136,7 @@ class PriceResponse(nn.Module):
         """Log-response and its slope along the path.
 
         Args:
-            states (`(B, H, size + 3)`): Decoder states, which have not seen the candidate prices, and starting points.
+            states (`(B, H, size + starts)`): Decoder states, blind to the candidate prices, and starting points.
             candidate_prices (`(B, P, H)`): Log ratio to the reference price.
             past_prices (`(B, carry_over_length)`): The same for the last past periods; 0 where unknown.
 
@@ -131,7 +158,7 @@ class PriceResponse(nn.Module):
         """Each member's `-d log demand / d log price` of a step's own price, all other steps' as they are.
 
         Args:
-            states (`(B, H, size + 3)`): Decoder states and starting points.
+            states (`(B, H, size + starts)`): Decoder states and starting points.
             prices (`(B, H)`): Log ratio to the reference price.
 
         Returns:
@@ -146,7 +173,7 @@ class PriceResponse(nn.Module):
         """Log-response when one step alone moves to each rung and the others stay on the logged path.
 
         Args:
-            states (`(B, H, size + 3)`): Decoder states and starting points.
+            states (`(B, H, size + starts)`): Decoder states and starting points.
             rung_prices (`(B, H, K)`): Log ratio of the rungs to the reference price.
             path (`(B, H)`): Logged prices, log ratio.
             past_prices (`(B, carry_over_length)`): Prices before the first step.
@@ -177,8 +204,9 @@ class DemandHead(nn.Module):
         start = [math.log(math.expm1(increment)) for increment in increments]
         self.quantile_head = ScaledLinear(config.hidden_size, levels, 0.2, start)
         self.count_head = ScaledLinear(config.hidden_size, 3, 0.2, [0.0, 1.0, -5.0])
-        # How far to believe the item's own forecast: sigmoid(1) = 0.73 of its logarithm to start with.
-        self.level_head = ScaledLinear(config.hidden_size, 1, 0.1, [1.0])
+        # How far to believe the item's own forecast, on the log scale, and the spread of its errors: sigmoid(2) = 0.88
+        # and a half to start with.
+        self.level_head = ScaledLinear(config.hidden_size, 2, 0.1, [2.0, 0.0])
         self.response = PriceResponse(config) if config.price_response == "monotone" else None
         self.quantile_levels = tuple(config.quantile_levels)
         self.slow_mover_scale = config.slow_mover_scale
@@ -186,14 +214,20 @@ class DemandHead(nn.Module):
         self.censored_loss, self.loss_bend = config.censored_loss, config.loss_bend
 
     def log_level(self, states: torch.Tensor) -> torch.Tensor:
-        """Log of the level that a step starts from, over the item's scale: `(..., size + 3)` -> `(...)`."""
+        """Log of the level that a step starts from, over the item's scale: `(..., size + starts)` -> `(...)`."""
         hidden, starts = split_starts(states)
-        return torch.sigmoid(self.level_head(hidden).float())[..., 0] * starts[..., 0]
+        return torch.sigmoid(self.level_head(hidden).float()[..., 0]) * starts[..., 0]
 
     def base_quantiles(self, states: torch.Tensor) -> torch.Tensor:
-        """Quantiles at the reference price over the scale, 0 or more, not crossing: `(..., size + 3) -> (..., Q)`."""
-        increments = functional.softplus(self.quantile_head(split_starts(states)[0]).float())
-        return torch.sinh(increments.cumsum(-1).clamp(max=12.0)) * self.log_level(states).exp()[..., None]
+        """Quantiles at the reference price over the scale, not crossing: `(..., size + starts)` -> `(..., Q)`."""
+        hidden, starts = split_starts(states)
+        increments = functional.softplus(self.quantile_head(hidden).float())
+        own = torch.sinh(increments.cumsum(-1).clamp(max=12.0))
+        residuals = starts[..., RESIDUAL_STARTS]
+        # The largest is above zero wherever there is a forecast.
+        believed = torch.sigmoid(self.level_head(hidden).float()[..., 1:]) * (residuals[..., -1:] > 0)
+        spread = own + believed * (spread_over_levels(residuals, self.quantile_levels) - own)
+        return spread * self.log_level(states).exp()[..., None]
 
     def count_parameters(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log mean of the count part over the scale, log dispersion, and zero-inflation logit, each `(...)`."""
@@ -207,7 +241,7 @@ class DemandHead(nn.Module):
         """Quantiles and mean in units per period.
 
         Args:
-            states (`(B, 1 or P, H, size + 3)`): Decoder states and starting points.
+            states (`(B, 1 or P, H, size + starts)`): Decoder states and starting points.
             log_factor (`(B, P, H)`): Log of demand over demand at the reference price.
             scale (`(B,)`): Units per period.
             units_are_whole (`(B,)`, bool): True = no fraction of a unit was ever sold.
@@ -235,7 +269,7 @@ class DemandHead(nn.Module):
         Elsewhere each member sees the items through its own bootstrap weights (`member_weights`, `(B, M)`).
 
         Args:
-            states (`(B, H, size + 3)`): Decoder states and starting points.
+            states (`(B, H, size + starts)`): Decoder states and starting points.
             response (`(B, M, H)`, *optional*): Members' log-response on the path; None = the states have seen it.
             batch (`dict`): From the processor, with targets; from simulated windows with the true elasticity, too.
 
@@ -277,7 +311,7 @@ class DemandHead(nn.Module):
         """Ranked probability score of the members' elasticities at the path's prices.
 
         Args:
-            states (`(B, H, size + 3)`): Decoder states and starting points.
+            states (`(B, H, size + starts)`): Decoder states and starting points.
             batch (`dict`): With `future_elasticity` `(B, H)` and `future_elasticity_mask`.
 
         Returns:

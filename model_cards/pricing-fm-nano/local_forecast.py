@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from .channels import CLIP, KNOWN, PROMOTIONS, UNITS, own_prices, scale_covariate, sold_out
+from .recent_level import RESIDUAL_PROBABILITIES, recent_level
 from .window_statistics import WindowStatistics
 
-# Per future step: the regression, the same on the recent level, what was missing a season ago, similar periods, and how
-# many of those there are. Per item: slope over 3, log standard error, log residual deviation, recent level.
-NUM_LOCAL_CHANNELS, NUM_LOCAL_EVIDENCE = 5, 4
+# Per future step: the regression, the same on the recent level, what was missing a season ago, similar periods, how
+# many of those there are, and quantiles of the residuals. Per item: slope over 3, log standard error, log residual
+# deviation, and recent levels: of the next period, and with a short and a long memory.
+NUM_LOCAL_CHANNELS, NUM_LOCAL_EVIDENCE = 5 + len(RESIDUAL_PROBABILITIES), 6
 NEWTON_STEPS = 5
 HALF_LIFE = 52  # periods until a period counts half in the regression
 SIMILAR_HALF_LIFE = 26
 FLAG_PENALTY = 2.5  # a period under another promotion counts exp(-2.5)
-LEVEL_HALF_LIFE = 4  # the same for the recent level
-SHRINKAGE = 1.0  # periods at the expected level, added to both sides of a ratio
 LARGEST_LOG = 3.0
 # Of coefficients: where they start, and how many periods at mean sales that is worth.
 PRICE_PRIOR, PRICE_PENALTY = -2.0, 0.1
@@ -105,10 +105,11 @@ def local_forecast(series: LocalSeries) -> tuple[np.ndarray, np.ndarray]:
         series (`LocalSeries`): Past and plan.
 
     Returns:
-        Channels `(B, H, 5)`: asinh of the regression's mean; the same times the recent level; log ratio of sales to the
-        regression a season ago (NaN outside the past); asinh of the mean of similar periods, their prices accounted
-        for; log of one plus the number of those. Evidence `(B, 4)`: slope over 3, log standard error, log deviation of
-        relative residuals, log recent level. NaN where no period is usable.
+        Channels `(B, H, 12)`: asinh of the regression's mean; the same times the recent level; log ratio of sales to
+        the regression a season ago (NaN outside the past); asinh of the mean of similar periods, their prices accounted
+        for; log of one plus the number of those; asinh of seven quantiles of sales over such forecasts. Evidence
+        `(B, 6)`: slope over 3, log standard error, log deviation of relative residuals, log recent level of the next
+        period, with a short and with a long memory. NaN where no period is usable.
 
     References:
         Gourieroux, Monfort and Trognon 1984 (pseudo-likelihood); Nadaraya 1964 (similar periods).
@@ -124,23 +125,26 @@ def local_forecast(series: LocalSeries) -> tuple[np.ndarray, np.ndarray]:
     start, penalty = _priors(series)
     coefficients, mean, error = _fit(sales, design, weight, start, penalty)
     planned = np.clip((drivers[:, length:] @ coefficients[:, 1:, None])[..., 0], -LARGEST_LOG, LARGEST_LOG)
-    level = _log_ratio(sales, mean, usable * 0.5 ** (age / LEVEL_HALF_LIFE))
+    recent = recent_level(sales, mean, usable, weight, planned.shape[1])
+    on_level = np.clip(planned + recent.level, -LARGEST_LOG, LARGEST_LOG)
     at_reference = sales * np.exp(-np.clip(coefficients[:, :1] * prices, -LARGEST_LOG, LARGEST_LOG))
     similar, count = _similar_periods(at_reference, usable * 0.5 ** (age / SIMILAR_HALF_LIFE), promotions)
     channels = np.stack(
         [
             np.arcsinh(np.exp(planned)),
-            np.arcsinh(np.exp(planned + level[:, None])),
+            np.arcsinh(np.exp(on_level)),
             _season_ago(sales, mean, usable, series.season, planned.shape[1]),
             np.arcsinh(similar),
             np.log1p(count),
         ],
         axis=-1,
     )
+    channels = np.concatenate([channels, np.arcsinh(recent.residual_quantiles)], axis=-1)
     residual = np.clip((sales - mean) / np.maximum(mean, 1e-2), -4.0, 4.0) * usable
     deviation = np.sqrt((residual**2).sum(1) / np.maximum(usable.sum(1), 1))
+    levels = (recent.level[:, 0], recent.fast, recent.slow)
     evidence = np.stack(
-        [coefficients[:, 0] / 3, np.log(error + 0.05), np.log(deviation + 0.05), level],
+        [coefficients[:, 0] / 3, np.log(error + 0.05), np.log(deviation + 0.05), *levels],
         axis=1,
     )
     channels[~usable.any(1)] = np.nan
@@ -209,11 +213,6 @@ def _fit(
 
 def _mean(design: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return np.exp(np.clip((design @ coefficients[..., None])[..., 0], -LARGEST_LOG, LARGEST_LOG))
-
-
-def _log_ratio(sales: np.ndarray, mean: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Log of sales over what was expected of the same periods, shrunk towards zero: `(B, periods)` -> `(B,)`."""
-    return np.log(((sales * weight).sum(1) + SHRINKAGE) / ((mean * weight).sum(1) + SHRINKAGE))
 
 
 def _season_ago(sales: np.ndarray, mean: np.ndarray, usable: np.ndarray, season: np.ndarray, steps: int) -> np.ndarray:

@@ -15,11 +15,13 @@ from transformers import initialization as init
 from .channels import (
     INTERVENTION_SLOT,
     INVENTORY_SLOT,
+    LEVEL_SLOT,
     LOCAL_SLOTS,
     PAST_PRICE_CHANNEL,
     PRICE_SCALE,
     PRICE_SLOT,
     PROMOTION_SLOTS,
+    RESIDUAL_SLOTS,
     SLOPE_COLUMNS,
     SLOPE_SCALE,
 )
@@ -229,19 +231,19 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
         )
 
     def demand_states(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
-        """Decoder states of demand steps, and behind each what the heads start from: `(B, H, size + 3)`.
+        """Decoder states of demand steps, and behind each what the heads start from: `(B, H, size + starts)`.
 
-        In the free mode `(B, P, H, size + 3)`, one per price path.
+        In the free mode `(B, P, H, size + starts)`, one per price path.
         """
         values, mask = batch["future_known_values"].clone(), batch["future_known_mask"].clone()
         mask[..., INVENTORY_SLOT] = False  # demand is what the stock does not limit
         values[..., PRICE_SLOT] = 0.0
         calendar = batch["future_time_features"]
-        recent = LOCAL_SLOTS.start + 1  # the regression on the recent level
         starts = starting_points(
-            values[..., recent],
+            values[..., LEVEL_SLOT],
+            values[..., RESIDUAL_SLOTS],
             batch["static_real_features"][:, SLOPE_COLUMNS] * SLOPE_SCALE,
-            mask[..., recent],
+            mask[..., LEVEL_SLOT],
             batch["static_real_mask"][:, SLOPE_COLUMNS],
         ).to(self.dtype)
         if self.config.price_response == "monotone":

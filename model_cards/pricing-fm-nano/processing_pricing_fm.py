@@ -180,7 +180,7 @@ class PricingFMProcessor(FeatureExtractionMixin):
         season: np.ndarray,
         siblings: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Local forecasts `(B, H, 5)`, and what is evident of the price response `(B, 44)`; NaN where left out."""
+        """Local forecasts `(B, H, 12)`, and what is evident of item and response `(B, 46)`; NaN where left out."""
         shape, left_out = future.shape[:2], self.left_out_evidence
         local = np.full((*shape, NUM_LOCAL_CHANNELS), np.nan)
         price, others, fit, hidden = (
@@ -371,7 +371,7 @@ def _static_reals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Level, history length, price habits, what is evident of the price response, and the panel's own numbers.
 
-    `(B, 56)` and their presence.
+    `(B, 58)` and their presence.
     """
     observed, scale, reference = statistics.observed, statistics.scale[:, None], statistics.reference[:, None]
     units = past[..., UNITS].astype(np.float64)
