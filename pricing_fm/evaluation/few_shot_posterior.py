@@ -1,140 +1,191 @@
-"""Prices planned on an approximate posterior of every item under the simulator's own structure, siblings pooled.
+"""Ceiling of what k weeks can teach: prices planned by somebody who is told all but how demand falls with the price.
 
-Each item has a particle posterior with the exact likelihood of its k weeks; the category's mean elasticity and response
-family, which its items share, are then integrated out over all of them. Told what no log says: the ranges that the
-markets were drawn from, and whether prices follow hidden demand.
-
-No ceiling yet: with a few hundred particles an item the pooled evidence of ten items is too noisy, and these prices
-earned less than the base's own plan (10 categories, 600 draws an item). Season, shock and promotion effect are each
-item's own here, though siblings share them.
+Told, for every week: what demand would have been at today's list price (season, hidden shock, promotion, memory), and
+how counts scatter. To be learned from the weeks: the category's response family and mean elasticity, and every item's
+elasticity around it. Their exact posterior lies on a grid, under the ranges that the markets were drawn from; draws of it
+choose the prices with the highest expected share of the gap between list prices and the best ones, the measure by which
+all are judged. More is known than any log says, so nobody who sees the same weeks closes more of the gap on average.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
+from scipy.special import logsumexp, ndtr
+from scipy.stats import nbinom, poisson
 
 from pricing_fm import names
-from pricing_fm.evaluation.elasticity_likelihood import Draws, ShopLog, ShopModel, ShopPrior
-from pricing_fm.evaluation.elasticity_posterior import SamplerSettings, draw_prior, sample_draws
-from pricing_fm.evaluation.few_shot_markets import PRICE_GRID, DecisionTruth
-from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
-from pricing_fm.markets.managers import DEMAND_FOLLOWER
+from pricing_fm.evaluation.few_shot_markets import PRICE_GRID, DecisionTruth, grid_prices
+from pricing_fm.markets import RetailSettings, SimulatedLog, compute_outcome
+from pricing_fm.markets.core import Market
+from pricing_fm.markets.demand import OwnPriceDemand
 from pricing_fm.markets.responses import FAMILIES, compute_log_response
+from pricing_fm.metrics.value import compute_gap_closed
 
-MEAN_POINTS = 34  # grid of a category's mean elasticity
-LEAST = 1e-12
+# Elasticities and category means of the posterior: neighbours lie 8 % and 0.1 apart with the default ranges.
+ELASTICITIES, MEANS = 30, 34
+DRAWS = 500  # of a category's posterior
+ROLLOUTS = 32  # repetitions where a stock limits sales; half of what values are judged with
+_LEAST = 1e-300
 
 
-def posterior_prices(
-    truth: DecisionTruth, weeks: int, settings: SamplerSettings, market: RetailSettings, managers: ManagerSettings
-) -> np.ndarray:
-    """Prices with the highest posterior expected share of the best margin.
-
-    A share, as the gap closed is one: expected currency would be decided by the few worlds in which an item sells most.
+def informed_prices(
+    truth: DecisionTruth, weeks: Sequence[int], market: RetailSettings, seed: int = 0
+) -> dict[int, np.ndarray]:
+    """Prices with the highest posterior expected share of the gap closed, held over the weeks of the decision.
 
     Args:
-        truth (`DecisionTruth`): Logs, list prices and costs.
-        weeks (`int`): k: the sampler sees the last k weeks; with none it draws from the prior.
-        settings (`SamplerSettings`): Effort per item.
-        market (`RetailSettings`): Ranges of the markets; no stocks and no remembered prices.
-        managers (`ManagerSettings`): Ranges of the managers.
+        truth (`DecisionTruth`): Logs of `retail/shop` and what prices are worth after them.
+        weeks (`Sequence[int]`): k: the last weeks of the logs that are seen; 0 = the prior.
+        market (`RetailSettings`): Ranges that the markets were drawn from.
+        seed (`int`): Of the draws.
 
     Returns:
-        `(items,)`: Currency, in the order of `truth.item_ids`.
+        `dict[int, np.ndarray]`: k to prices `(items,)`, currency, in the order of `truth.item_ids`.
 
     Raises:
-        ValueError: If the markets have stocks or remember prices: the likelihood knows neither.
+        ValueError: If a log's items do not answer to their own price alone, its counts are inflated to zero, or more
+            weeks are asked for than logged.
     """
-    if market.stocked_share or market.reference_share:
-        raise ValueError(
-            f"stocked_share is {market.stocked_share} and reference_share {market.reference_share}; the posterior needs"
-            " markets without stocks and remembered prices (both 0)"
-        )
-    models = [ShopModel(_prior(market, managers, follows)) for follows in (False, True)]
     place = {item: number for number, item in enumerate(truth.item_ids)}
-    prices = np.empty(len(truth.item_ids))
+    candidates = grid_prices(truth)
+    found = {k: np.empty(len(place)) for k in weeks}
+    generator = np.random.default_rng(seed)
     for log in truth.logs:
-        shops = _read_shops(log, weeks)
-        rows = np.array([place[item] for item in log.items[names.ITEM_ID]]).reshape(len(log.market_ids), -1)
-        for number, own in enumerate(rows):
-            model = models[int(log.habits.manager[number] == DEMAND_FOLLOWER)]
-            some = shops[number * len(own) : (number + 1) * len(own)]
-            draws = [_draw(model, shop, settings, int(row)) for shop, row in zip(some, own, strict=True)]
-            prices[own] = _plan_category(model, draws, some, truth, own, market)
-    return prices
+        _check(log, weeks)
+        rows = np.array([place[item] for item in log.items[names.ITEM_ID]])
+        families, elasticities, prior = build_prior(market)
+        values = np.stack(
+            [_values(truth, log, candidates[rows], f, e) for f in families for e in elasticities]
+        ).transpose(2, 0, 1)  # (items, answers, prices)
+        for k in weeks:
+            fits = np.stack([_log_likelihood(log, k, f, e) for f in families for e in elasticities], axis=1)
+            for own in np.split(np.arange(len(rows)), len(log.market_ids)):
+                drawn = _draw_answers(fits[own], prior, len(families), generator)
+                found[k][rows[own]] = candidates[rows[own], _choose(values[own], drawn)]
+    return found
 
 
-def _prior(market: RetailSettings, managers: ManagerSettings, follows: bool) -> ShopPrior:
-    """Of one item; its elasticity is uniform, and weighed by what is known of the category afterwards."""
+def build_prior(market: RetailSettings) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """What is known of an item before its category's weeks.
+
+    Args:
+        market (`RetailSettings`): Ranges.
+
+    Returns:
+        Response families (index into `responses.FAMILIES`, equally likely), elasticities `(E,)`, and the chance of each
+        elasticity given each of `MEANS` equally likely category means `(M, E)`.
+    """
     low, high = market.elasticity_range
-    alone = replace(
-        market, num_products=1, product_deviation=0.0, store_deviation=0.0, elasticity_range=(0.6 * low, 1.5 * high)
-    )
-    return ShopPrior(alone, managers.confounding, managers.keep_share, follows)
-
-
-def _read_shops(log: SimulatedLog, weeks: int) -> list[ShopLog]:
-    """Last weeks of every item, prices relative to the list price at the decision."""
-    arrays, ladder = log.arrays, log.habits.price_ladder
-    last = slice(log.settings.num_periods - weeks, None)
-    units, price, listed, promotion = (
-        values[last].reshape(weeks, log.num_items).T
-        for values in (arrays.units, arrays.price, arrays.list_price, arrays.promotion)
-    )
-    final = np.ravel(log.state.list_price)
-    return [
-        ShopLog(
-            units=units[item],
-            inventory=np.full(weeks, np.inf),
-            log_price=np.log(price[item] / final[item]),
-            promotion=promotion[item],
-            rungs=np.abs(price[item] / listed[item] - ladder[:, None]).argmin(axis=0),
-            price_ladder=ladder,
-        )
-        for item in range(log.num_items)
-    ]
-
-
-def _draw(model: ShopModel, shop: ShopLog, settings: SamplerSettings, number: int) -> Draws:
-    """All final particles of an item's posterior, one after another."""
-    if len(shop.units) == 0:
-        parts = [draw_prior(model, settings.particles * settings.final_sweeps, (settings.seed, number))]
-    else:
-        parts = list(sample_draws(model, shop, settings, number).draws)
-    return Draws(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _plan_category(
-    model: ShopModel,
-    draws: list[Draws],
-    shops: list[ShopLog],
-    truth: DecisionTruth,
-    rows: np.ndarray,
-    market: RetailSettings,
-) -> np.ndarray:
-    """Best price of every item of a category, `(items,)`."""
-    means = np.linspace(*market.elasticity_range, MEAN_POINTS)
+    bounds = market.elasticity_bounds or (0.6 * low, 1.5 * high)
+    edges = np.linspace(*np.log(bounds), ELASTICITIES + 1)
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    edges[0], edges[-1] = -np.inf, np.inf  # what lies beyond the bounds is clipped to them
+    means = np.log(low + (high - low) * (np.arange(MEANS) + 0.5) / MEANS)
     spread = np.hypot(market.product_deviation, market.store_deviation)
-    fits, curves = [], []
-    for one, shop in zip(draws, shops, strict=True):
-        found = model.read(one, shop)
-        elasticity, share, reference = (
-            values.double().numpy() for values in (found.elasticity, found.purchase_share, found.log_reference)
+    if spread > 0:
+        chances = np.diff(ndtr((edges - means[:, None]) / spread), axis=1)
+    else:
+        chances = np.diff((edges >= means[:, None]).astype(float), axis=1)
+    return tuple(FAMILIES.index(name) for name in market.families), np.exp(middles), chances
+
+
+def _check(log: SimulatedLog, weeks: Sequence[int]) -> None:
+    if not isinstance(log.parameters.demand, OwnPriceDemand):
+        raise ValueError(
+            f"the items of {log.parameters.domain}/{log.parameters.family} do not answer to their own price alone; the"
+            " posterior needs retail/shop"
         )
-        apart = (np.log(elasticity) - np.log(means)[:, None]) / spread
-        near = np.exp(-0.5 * apart**2) / elasticity  # the item's elasticity is log-normal around the category's
-        family = one.response.numpy() == np.arange(len(FAMILIES))[:, None]
-        fits.append(family[:, None] * near + 0.0)  # (families, means, particles)
-        ratio = np.asarray(PRICE_GRID)[:, None] / np.exp(reference)
-        response = compute_log_response(one.response.numpy(), elasticity, share, ratio)
-        curves.append(np.exp(response))  # (prices, particles)
-    evidence = np.stack([np.log(fit.mean(-1) + LEAST) for fit in fits])  # (items, families, means)
-    pooled = np.exp(evidence.sum(0) - evidence.sum(0).max())
-    best = np.empty(len(draws))
-    for item, (fit, curve, row) in enumerate(zip(fits, curves, rows, strict=True)):
-        weights = np.einsum("fm,fmp->p", pooled / (fit.mean(-1) + LEAST), fit)
-        prices = np.round(truth.list_prices[row] * np.asarray(PRICE_GRID), 2)
-        earned = (prices - truth.costs[row])[:, None] * curve
-        best[item] = prices[(earned / earned.max(axis=0) @ weights).argmax()]
-    return best
+    if log.parameters.noise.zero_share is not None:
+        raise ValueError("the posterior knows Poisson and negative binomial counts; these are inflated to zero")
+    if max(weeks) > log.settings.num_periods:
+        raise ValueError(f"{max(weeks)} weeks are asked for and {log.settings.num_periods} logged")
+
+
+def _imagine(log: SimulatedLog, family: int, elasticity: float) -> Market:
+    """The markets with another answer to prices and the same demand at today's list price."""
+    market = log.parameters
+    demand = market.demand
+    other = replace(
+        demand, family=np.full_like(demand.family, family), elasticity=np.full_like(demand.elasticity, elasticity)
+    )
+    listed = log.state.list_price
+    with np.errstate(divide="ignore"):
+        volume = market.volume * demand.respond(listed, None) / np.maximum(other.respond(listed, None), _LEAST)
+    return replace(market, demand=other, volume=volume)
+
+
+def _values(truth: DecisionTruth, log: SimulatedLog, prices: np.ndarray, family: int, elasticity: float) -> np.ndarray:
+    """What each price `(items, P)` would earn if all items answered like this, `(P, items)`."""
+    imagined = replace(log, parameters=_imagine(log, family, elasticity))
+    return np.stack(
+        [compute_outcome(imagined, column, truth.decision_weeks, num_rollouts=ROLLOUTS).value for column in prices.T]
+    )
+
+
+def _draw_answers(fits: np.ndarray, prior: np.ndarray, families: int, generator: np.random.Generator) -> np.ndarray:
+    """Draws of a category's posterior: family and mean are shared, elasticities follow item by item.
+
+    Args:
+        fits: Log-likelihood of every item's counts under every answer `(items, families x E)`.
+        prior: From `build_prior`, `(M, E)`.
+        families: Number of response families.
+        generator: Of the draws.
+
+    Returns:
+        Number of the answer (family x E + elasticity) of every item in every draw, `(DRAWS, items)`.
+    """
+    items, (means, points) = len(fits), prior.shape
+    by_family = fits.reshape(items, families, 1, points)
+    joint = by_family + np.log(np.maximum(prior, _LEAST))  # (items, F, M, E)
+    pooled = logsumexp(joint, axis=-1).sum(axis=0).ravel()
+    shared = generator.choice(len(pooled), size=DRAWS, p=np.exp(pooled - logsumexp(pooled)))
+    given = joint.reshape(items, -1, points)[:, shared]  # (items, DRAWS, E)
+    # The largest of log weights plus Gumbel noise is a draw with these weights.
+    chosen = (given + generator.gumbel(size=given.shape)).argmax(axis=-1)
+    return (shared // means * points + chosen).T
+
+
+def _choose(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Price of every item with the lowest expected loss, in shares of the category's gap, `(items,)`.
+
+    Args:
+        values: What an item earns under every answer at every price of the grid, `(items, answers, P)`.
+        drawn: From `_draw_answers`.
+    """
+    here = values[np.arange(len(values)), drawn]  # (DRAWS, items, P)
+    best = here.max(axis=-1, keepdims=True)
+    listed = here[..., int(np.abs(np.asarray(PRICE_GRID) - 1.0).argmin())]
+    # A category whose list prices are almost the best ones is not counted, as in the measure itself.
+    shares = compute_gap_closed(listed.sum(axis=1), listed.sum(axis=1), best.sum(axis=(1, 2))).shares
+    gap = np.where(np.isfinite(shares), best.sum(axis=(1, 2)) - listed.sum(axis=1), np.inf)
+    return ((best - here) / gap[:, None, None]).mean(axis=0).argmin(axis=-1)
+
+
+def _log_likelihood(log: SimulatedLog, k: int, family: int, elasticity: float) -> np.ndarray:
+    """Of the last k weeks' counts, `(items,)`; a sold-out week says that demand was at least the stock."""
+    if k == 0:
+        return np.zeros(log.num_items)
+    arrays, demand, noise = log.arrays, log.parameters.demand, log.parameters.noise
+    units, price, inventory, mean = (
+        values[-k:] for values in (arrays.units, arrays.price, arrays.inventory, arrays.mean_demand)
+    )
+
+    def relative(code: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Log demand at the logged prices over demand at today's list price."""
+        at = [
+            compute_log_response(code, slope, demand.purchase_share, value / demand.reference_price)
+            for value in (price, log.state.list_price)
+        ]
+        return at[0] - at[1]
+
+    other = relative(np.full_like(demand.family, family), np.full_like(demand.elasticity, elasticity))
+    rate = np.broadcast_to(mean * np.exp(other - relative(demand.family, demand.elasticity)), units.shape)
+    dispersion = np.broadcast_to(np.inf if noise.dispersion is None else noise.dispersion, units.shape)
+    result = np.empty(units.shape)
+    for is_poisson in (True, False):
+        here = np.isinf(dispersion) == is_poisson
+        y, m, n = units[here], rate[here], dispersion[here]
+        law = poisson(m) if is_poisson else nbinom(n, n / (n + m))
+        result[here] = np.where(y >= inventory[here], law.logsf(y - 1), law.logpmf(y))
+    return np.maximum(result, np.log(_LEAST)).sum(axis=0).reshape(-1)
