@@ -1,12 +1,14 @@
 """The k-shot curve: what adapting to k weeks earns in held-out simulated categories, beside rivals and placebos.
 
-Starts are adapters of recipes/meta_train.py, given as `name=folder`; each is measured as it is and after gradient
-steps on the visible weeks. Beside them: the base alone (context without gradients), a start at zero with low-rank and
-with full updates, mean and nearest of the training categories' adapters, price rules, oracles, and two placebos.
-Strategies are kept as they are done, and a second start goes on where the first one ended.
+Starts are adapters of recipes/meta_train.py, given as `name=folder` or, one per seed, `name=folder,folder`; each is
+measured as it is, after gradient steps on the visible weeks, and with its category's elasticities pooled. Beside them:
+the base alone (context without gradients), a start at zero with low-rank and with full updates, mean and nearest of the
+training categories' adapters, price rules, boosted trees, oracles, the ceiling of what the weeks can teach, and
+placebos. Draws of the support are the same categories at later origins. Everything is kept as it is done, and a second
+start goes on where the first one ended.
 
 Example: OMP_NUM_THREADS=1 python benchmarks/few_shot_curve.py --base model_cards/pricing-fm-nano \
-    --starts fomaml=outputs/meta/fomaml --output_dir outputs/few_shot
+    --starts pooling=outputs/meta/pooling fomaml=outputs/meta/fomaml --ours pooling_pooled --output_dir outputs/few_shot
 """
 
 from __future__ import annotations
@@ -24,35 +26,36 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, load_adapter
-from pricing_fm.evaluation.elasticity_posterior import SamplerSettings
+from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, load_adapter, read_pooling
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
     Strategy,
     another_categorys_weeks,
+    compare_strategies,
     few_shot_rows,
     gradient_adaptation,
     mean_of_adapters,
     multiply_out,
     nearest_adapter,
     no_adaptation,
+    pooled,
+    pools_another_category,
     score_prices,
     score_strategies,
     shuffled_outcomes,
     tabulate,
 )
 from pricing_fm.evaluation.few_shot_markets import (
-    DecisionTruth,
     FewShotMarketArguments,
     build_decision_store,
     decision_categories,
     find_truth,
     simulate_categories,
 )
-from pricing_fm.evaluation.few_shot_posterior import posterior_prices
+from pricing_fm.evaluation.few_shot_posterior import informed_prices
 from pricing_fm.evaluation.few_shot_rivals import score_rivals
-from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
+from pricing_fm.markets import RetailSettings, SimulatedLog
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.policy import load_base
 from pricing_fm.results import DataSource, build_results, write_results
@@ -64,7 +67,10 @@ from pricing_fm.training.stacked_updates import from_adapter, repeat
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
-PLANNER = "zero_shot"
+PLANNER, CEILING = "zero_shot", "ceiling"
+# Who is told the true demand, or placebos, which nobody has to beat.
+KNOWING = (CEILING, "myopic_oracle", "held_oracle")
+FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
 
 
 def main() -> None:
@@ -74,26 +80,41 @@ def main() -> None:
     model, processor, fingerprint = load_base(arguments.base)
     model.requires_grad_(False)
     check_same_run(folder / "run.json", arguments, fingerprint)
-    market = FewShotMarketArguments(
+    table, sources = pd.DataFrame(), []
+    for draw in range(arguments.draws):
+        market = read_market(arguments, draw)
+        settings = TaskArguments(weeks=tuple(arguments.weeks))
+        logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
+        truth = find_truth(logs, market.decision_weeks)
+        tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
+        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING)
+        strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
+        table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw)
+        sources.append(source)
+    rows = few_shot_rows(table, f"shops-{arguments.test_seed}", arguments.seed, PLANNER)
+    write_results(folder, build_results("few_shot_curve", sources, rows))
+    names = list(table["strategy"].unique())
+    plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
+    console = Console(width=140)
+    console.print(tabulate(table, names).round(3).to_string())
+    if arguments.ours is not None:
+        compared = compare_strategies(table, arguments.ours, [name for name in names if name not in KNOWING], 0)
+        compared.to_csv(folder / "comparison.csv", index=False, float_format="%.4g")
+        console.print(compared.round(3).to_string(index=False))
+
+
+def read_market(arguments: argparse.Namespace, draw: int) -> FewShotMarketArguments:
+    """The markets at one draw's origin."""
+    return FewShotMarketArguments(
         train_categories=arguments.train_categories,
         test_categories=arguments.test_categories,
+        logged_weeks=FIRST_ORIGIN + WEEKS_BETWEEN_DRAWS * draw,
         stocked_share=arguments.stocked_share,
         reference_share=arguments.reference_share,
+        confounding=tuple(arguments.confounding),
         train_seed=arguments.train_seed,
         test_seed=arguments.test_seed,
     )
-    settings = TaskArguments(weeks=tuple(arguments.weeks))
-    logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
-    truth = find_truth(logs, market.decision_weeks)
-    tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
-    bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING)
-    strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
-    table = measure(bench, strategies, arguments, folder / "categories.csv")
-    rows = few_shot_rows(table, f"shops-{market.test_seed}", arguments.seed, PLANNER)
-    write_results(folder, build_results("few_shot_curve", [source], rows))
-    names = list(table["strategy"].unique())
-    plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
-    Console().print(tabulate(table, names).round(3).to_string())
 
 
 def read_arguments() -> argparse.Namespace:
@@ -103,6 +124,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--starts", nargs="*", default=[], help="adapters to start from, as name=folder")
     parser.add_argument("--weeks", nargs="+", type=int, default=[0, 4, 13, 26], help="numbers of visible weeks")
     parser.add_argument("--only", nargs="*", default=[], help="only these strategies, and the base alone")
+    parser.add_argument("--ours", help="the strategy that all others are tested against")
+    parser.add_argument("--draws", type=int, default=1, help="origins at which every category is met")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of what starts at zero")
+    parser.add_argument("--confounding", nargs=2, type=float, default=[-0.9, 0.9], help="range of the followers' own")
     parser.add_argument("--test_categories", type=int, default=30, help="held-out categories")
     parser.add_argument("--train_categories", type=int, default=40, help="categories whose adapters are averaged")
     parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")
@@ -111,14 +136,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--test_seed", type=int, default=930_000, help="seed of the held-out categories")
     parser.add_argument("--steps", type=int, default=5, help="most gradient steps of an adaptation")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate where none was learned")
-    parser.add_argument("--posterior", action="store_true", help="also the approximate posterior; both shares 0")
+    parser.add_argument("--ceiling", action="store_true", help="also what the weeks can teach at most (a while)")
     parser.add_argument("--seed", type=int, default=0, help="seed of first updates, placebos and bootstraps")
     return parser.parse_args()
 
 
 def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
     """Scores of other settings must not stand beside new ones; strategies may be added."""
-    free = ("base", "output_dir", "starts", "only", "posterior")
+    free = ("base", "output_dir", "starts", "only", "ours", "ceiling", "draws", "seeds")
     run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
     if file.is_file() and json.loads(file.read_text()) != run:
         raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")
@@ -162,24 +187,34 @@ def build_strategies(
     }
     strategies: dict[str, Strategy] = {
         PLANNER: no_adaptation(),
-        "zero_init": start(fresh),
-        "zero_init_all_steps": start(fresh, stops_early=False),
         "full_fine_tune": start(zeros),
         "shuffled_outcomes": shuffled_outcomes(start(fresh, stops_early=False), arguments.seed),
         "another_categorys_weeks": another_categorys_weeks(start(fresh, stops_early=False)),
     }
+    for seed in range(arguments.seeds):
+        own = fresh_update(bench.model, arguments.seed + seed)
+        strategies |= {f"zero_init#{seed}": start(own), f"zero_init_all_steps#{seed}": start(own, stops_early=False)}
     for given in arguments.starts:
-        name, _, folder = given.partition("=")
-        update, rates = read_start(bench.model, Path(folder), fingerprint, rate)
-        strategies[name] = gradient_adaptation(bench, Start(update, rates, steps, False))
-        strategies[f"{name}_without_steps"] = no_adaptation(update)
-        strategies[f"{name}_early_stop"] = gradient_adaptation(bench, Start(update, rates, steps, True))
+        name, _, folders = given.partition("=")
+        for seed, folder in enumerate(folders.split(",")):
+            update, rates = read_start(bench.model, Path(folder), fingerprint, rate)
+            rule, still = read_pooling(Path(folder)), no_adaptation(update)
+            moved = gradient_adaptation(bench, Start(update, rates, steps, False))
+            early = gradient_adaptation(bench, Start(update, rates, steps, True))
+            for ending, one in (("", moved), ("_early_stop", early), ("_without_steps", still)):
+                strategies[f"{name}{ending}#{seed}"] = one
+                if rule is not None:
+                    strategies[f"{name}{ending}_pooled#{seed}"] = pooled(bench, one, rule)
+            if rule is not None:
+                strategies[f"{name}_pools_another_category#{seed}"] = pools_another_category(bench, still, rule)
     needed = {"mean_of_adapters", "nearest_adapter", "random_adapter"}
     if not arguments.only or needed & set(arguments.only):
         strategies |= neighbours(bench, arguments, market, settings, processor, fresh)
-    if unknown := sorted(set(arguments.only) - set(strategies)):
-        raise SystemExit(f"unknown strategies {unknown}; known are {', '.join(strategies)}")
-    return {name: one for name, one in strategies.items() if not arguments.only or name in {PLANNER, *arguments.only}}
+    known = {name.partition("#")[0] for name in strategies}
+    if unknown := sorted(set(arguments.only) - known):
+        raise SystemExit(f"unknown strategies {unknown}; known are {', '.join(sorted(known))}")
+    wanted = {PLANNER, *arguments.only} if arguments.only else known
+    return {name: one for name, one in strategies.items() if name.partition("#")[0] in wanted}
 
 
 def neighbours(
@@ -231,36 +266,39 @@ def read_start(
 
 
 def measure(
-    bench: FewShotBench, strategies: dict[str, Strategy], arguments: argparse.Namespace, file: Path
+    bench: FewShotBench,
+    strategies: dict[str, Strategy],
+    market: FewShotMarketArguments,
+    arguments: argparse.Namespace,
+    file: Path,
+    draw: int,
 ) -> pd.DataFrame:
-    """All scores; those that stand in the file already are not computed again."""
-    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["strategy", "k"])
-    done = set(zip(table["strategy"], table["k"], strict=True))
+    """All scores of a draw; those that stand in the file already are not computed again."""
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["strategy", "k", "draw", "seed"])
+    done = set(table[["strategy", "k", "draw", "seed"]].itertuples(index=False, name=None))
 
-    def keep(part: pd.DataFrame) -> None:
+    def keep(part: pd.DataFrame, seed: int = 0) -> None:
         nonlocal table
+        part = part.assign(draw=draw, seed=seed)
         table = part if table.empty else pd.concat([table, part], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.6g")
 
+    if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
+        ranges = RetailSettings(stocked_share=market.stocked_share, reference_share=market.reference_share)
+        for weeks, prices in informed_prices(bench.truth, list(bench.tasks), ranges).items():
+            keep(score_prices(bench.truth, prices, CEILING, weeks))
     with Progress() as progress:
-        bar = progress.add_task("scores", total=(len(strategies) + 1) * len(bench.tasks))
+        bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
-            if ("list_price", weeks) not in done:
+            if ("list_price", weeks, draw, 0) not in done:
                 keep(score_rivals(bench.truth, weeks))
-            if arguments.posterior and ("posterior", weeks) not in done:
-                keep(score_prices(bench.truth, plan_posterior(bench.truth, weeks, arguments), "posterior", weeks))
             progress.advance(bar)
-            for name, strategy in strategies.items():
-                if (name, weeks) not in done:
-                    keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}))
+            for label, strategy in strategies.items():
+                name, _, seed = label.partition("#")
+                if (name, weeks, draw, int(seed or 0)) not in done:
+                    keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}), int(seed or 0))
                 progress.advance(bar)
     return table
-
-
-def plan_posterior(truth: DecisionTruth, weeks: int, arguments: argparse.Namespace) -> np.ndarray:
-    """Prices of the approximate posterior."""
-    market = RetailSettings(stocked_share=arguments.stocked_share, reference_share=arguments.reference_share)
-    return posterior_prices(truth, weeks, SamplerSettings(particles=100, final_sweeps=6), market, ManagerSettings())
 
 
 def plot(curve: pd.DataFrame) -> plt.Figure:

@@ -10,18 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from accelerate.utils import set_seed
 from peft import PeftModel
 
+from pricing_fm import names
 from pricing_fm.adapters import (
+    CategoryPooling,
     LoraArguments,
     activate_adapter,
     add_adapter,
     category_slug,
     category_slugs,
     load_adapter,
+    read_pooling,
     save_adapter,
     train_only,
+    write_pooling,
     write_profile,
 )
 from pricing_fm.artifact import write_manifest
@@ -32,7 +37,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
-from pricing_fm.policy.profile import category_profile
+from pricing_fm.policy.profile import category_elasticities, category_profile
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -60,7 +65,8 @@ class SourceArguments:
     initial_adapter: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or repository of an adapter to start from (recipes/meta_train.py); it sets the rank."
+            "help": "Folder or repository of an adapter to start from (recipes/meta_train.py); it sets the rank, and "
+            "pools what the category's items say of their elasticities if it has learned how."
         },
     )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
@@ -91,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     slug = category_slug(source.category)
     network = start_adapter(model, slug, lora, loop.seed, source.initial_adapter, fingerprint)
     result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards)
+    if source.initial_adapter is not None:
+        pool_elasticities(network, slug, model, processor, panel, download(source.initial_adapter).folder)
     folder = save_adapter(
         network,
         slug,
@@ -118,6 +126,23 @@ def start_adapter(
     network = load_adapter(model, slug, download(initial).folder, fingerprint)
     train_only(network, [slug])
     return network
+
+
+def pool_elasticities(
+    network: PeftModel, slug: str, model: PricingFMForPolicy, processor: PricingFMProcessor, panel: Panel, initial: Path
+) -> None:
+    """What the category's items say together goes into its adapter, if the one it started from knows how."""
+    rule = read_pooling(initial)
+    if rule is None:
+        return
+    weeks = len(panel.frame) and (panel.last_observed - panel.frame[names.TIMESTAMP].min()).days / 7 + 1
+    write_pooling(network, slug, CategoryPooling(0.0, 0.0))  # a rule reads what the network makes of items one by one
+    found = category_elasticities(panel, model, processor)
+    pooling = rule.pool(found, weeks)
+    write_pooling(network, slug, pooling)
+    middle = float(np.exp(np.median(found))) if len(found) else float(np.exp(rule.typical_mean))
+    pooled = middle * float(np.exp(pooling.factors(np.log(middle))))
+    print(f"elasticities of {len(found)} items pooled: {middle:.2f} becomes {pooled:.2f}")
 
 
 def refuse_loop_keys(loop: LoopArguments, output: OutputArguments) -> None:

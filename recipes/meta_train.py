@@ -1,8 +1,9 @@
-"""Meta-train where the adapters of new categories start: FOMAML, Reptile or one joint adapter, on a frozen base.
+"""Meta-train where the adapters of new categories start: FOMAML, Reptile, one joint adapter, or pooling alone.
 
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
-(what the planned prices would have earned judges). The result is an adapter: load it as it is, or start from it with
-`recipes/adapt.py --initial_adapter`.
+(what the planned prices would have earned judges). These know their elasticities, and teach how far to believe what the
+items of a category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is,
+or start from it with `recipes/adapt.py --initial_adapter`.
 
 Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base model_cards/pricing-fm-nano
 """
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, save_adapter
+from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, save_adapter, save_pooling
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.evaluation.few_shot_markets import (
@@ -27,6 +29,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     decision_categories,
     find_truth,
     grid_regret,
+    held_elasticities,
     simulate_categories,
 )
 from pricing_fm.guardrails import Guardrails
@@ -47,6 +50,7 @@ from pricing_fm.training.few_shot_tasks import (
 )
 from pricing_fm.training.meta import MetaArguments
 from pricing_fm.training.meta_run import MetaResult, meta_train
+from pricing_fm.training.pooling import fit_rule
 from pricing_fm.training.processes import start_accelerator
 from pricing_fm.training.stacked_updates import base_name
 
@@ -89,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> MetaResult:
     set_seed(loop.seed)
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
-    data, found = read_tasks(source, tasks, market, model, processor)
+    data, found, true = read_tasks(source, tasks, market, model, processor)
+    if true is None and meta.strategy == "pooling":
+        raise SystemExit("--strategy pooling needs categories whose elasticities are known; leave --panels out")
     network = add_adapter(copy.deepcopy(model), NAME, lora, seed=loop.seed)
     begin = {base_name(key): tensor for key, tensor in adapter_parameters(network, NAME).items()}
     begin = {name: tensor for name, tensor in begin.items() if not name.startswith(DECISION_HEAD)}
@@ -103,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> MetaResult:
     if accelerator.is_main_process:
         place = origin.repo_id or origin.folder
         folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
+        if true is not None:
+            save_pooling(fit_rule(model, result.update, found, true, scaling), folder)
         save_rest(folder, processor, fingerprint, data, arguments, result)
     accelerator.wait_for_everyone()
     report(accelerator, result)
@@ -115,8 +123,8 @@ def read_tasks(
     market: FewShotMarketArguments,
     model: PricingFMForPolicy,
     processor: PricingFMProcessor,
-) -> tuple[list[DataSource], dict[int, FewShotTask]]:
-    """The data by name and fingerprint, and the tasks by number of visible weeks."""
+) -> tuple[list[DataSource], dict[int, FewShotTask], np.ndarray | None]:
+    """The data by name and fingerprint, the tasks by number of visible weeks, and true elasticities where known."""
     patch = model.config.patch_length
     if not source.panels:
         return simulated_tasks(tasks, market, processor, patch)
@@ -137,13 +145,13 @@ def read_tasks(
         )
         for weeks in tasks.weeks
     }
-    return [DataSource(store.name, store.fingerprint) for store in stores], found
+    return [DataSource(store.name, store.fingerprint) for store in stores], found, None
 
 
 def simulated_tasks(
     tasks: TaskArguments, market: FewShotMarketArguments, processor: PricingFMProcessor, patch: int
-) -> tuple[list[DataSource], dict[int, FewShotTask]]:
-    """Simulated categories whose every price has a known worth."""
+) -> tuple[list[DataSource], dict[int, FewShotTask], np.ndarray]:
+    """Simulated categories whose every price has a known worth, and their true elasticities."""
     if tasks.query_weeks != market.decision_weeks:
         raise SystemExit(
             f"--query_weeks is {tasks.query_weeks} and --decision_weeks {market.decision_weeks}; simulated categories "
@@ -158,7 +166,7 @@ def simulated_tasks(
     for weeks in tasks.weeks:
         task = build_task(store, categories, processor, weeks, tasks, patch)
         found[weeks] = replace(task, query=add_grid(task.query, truth, regret))
-    return [DataSource(store.name, store.fingerprint)], found
+    return [DataSource(store.name, store.fingerprint)], found, held_elasticities(logs, market.decision_weeks)
 
 
 def save_rest(
@@ -189,10 +197,9 @@ def save_rest(
 def measured_rows(data: list[DataSource], result: MetaResult, seed: int) -> list[ResultRow]:
     """Query losses on the validation categories, by number of visible weeks."""
     task = "+".join(source.name for source in data)
+    seconds = None if result.training is None else result.training.seconds
     return [
-        ResultRow(
-            "query_loss", loss, model, task, split="validation", k=weeks, seed=seed, train_s=result.training.seconds
-        )
+        ResultRow("query_loss", loss, model, task, split="validation", k=weeks, seed=seed, train_s=seconds)
         for model, by_weeks in result.losses.items()
         for weeks, loss in by_weeks.items()
     ]
@@ -200,9 +207,9 @@ def measured_rows(data: list[DataSource], result: MetaResult, seed: int) -> list
 
 def report(accelerator: Accelerator, result: MetaResult) -> None:
     """One line per number of visible weeks."""
-    accelerator.print(
-        f"step {result.training.best_step} of {result.training.steps}; query loss on validation categories"
-    )
+    if result.training is not None:
+        accelerator.print(f"step {result.training.best_step} of {result.training.steps}")
+    accelerator.print("query loss on validation categories")
     for weeks in result.losses["base"]:
         shown = ", ".join(f"{name} {by_weeks[weeks]:.4f}" for name, by_weeks in result.losses.items())
         accelerator.print(f"k = {weeks}: {shown}")

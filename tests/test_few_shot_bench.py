@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from pricing_fm.evaluation.elasticity_posterior import SamplerSettings
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
     another_categorys_weeks,
+    compare_strategies,
+    correct_by_holm,
     describe_categories,
     few_shot_rows,
     gradient_adaptation,
@@ -20,6 +21,8 @@ from pricing_fm.evaluation.few_shot import (
     multiply_out,
     nearest_adapter,
     no_adaptation,
+    pooled,
+    pools_another_category,
     score_strategies,
     shuffled_outcomes,
 )
@@ -34,17 +37,20 @@ from pricing_fm.evaluation.few_shot_markets import (
     find_truth,
     grid_prices,
     grid_regret,
+    held_elasticities,
     simulate_categories,
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
-from pricing_fm.evaluation.few_shot_posterior import posterior_prices
+from pricing_fm.evaluation.few_shot_posterior import build_prior, informed_prices
 from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
-from pricing_fm.markets import ManagerSettings, RetailSettings, SimulatedLog
+from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log
+from pricing_fm.metrics.bootstrap import interquartile_mean
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.training import inner_loop
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
 from pricing_fm.training.inner_loop import query_losses
+from pricing_fm.training.pooling import fit_rule, read_elasticities
 from pricing_fm.training.stacked_updates import repeat
 from tests.test_inner_loop import OPTIM, SCALING, demand_start
 
@@ -201,16 +207,87 @@ def test_rivals_see_the_visible_weeks_alone(truth: DecisionTruth) -> None:
     assert set(score_rivals(truth, 0)["strategy"]) == {"list_price", "myopic_oracle", "held_oracle"}
 
 
-def test_the_posterior_knows_more_than_the_prior(logs, truth: DecisionTruth) -> None:
-    plain = replace(ARGUMENTS, reference_share=0.0)
-    logs = simulate_categories(plain, 5, 970_000, 20, 0)[:2]
-    known, market = find_truth(logs, 3), RetailSettings(stocked_share=0.0, reference_share=0.0)
-    effort = SamplerSettings(particles=60, sweeps=1, final_sweeps=3)
-    planned = [posterior_prices(known, k, effort, market, ManagerSettings()) for k in (0, 20)]
-    shares = [np.nanmean(known.gap_closed(prices)) for prices in planned]
-    assert shares[0] < shares[1] < 1
-    with pytest.raises(ValueError, match="without stocks"):
-        posterior_prices(known, 4, effort, RetailSettings(), ManagerSettings())
+def test_the_ceiling_rises_with_the_weeks_and_stays_below_who_knows_the_market() -> None:
+    known = find_truth(simulate_categories(replace(ARGUMENTS, test_categories=25), 25, 970_000, 26, 0), 3)
+    planned = informed_prices(known, (0, 4, 26), RetailSettings(stocked_share=0.0))
+    shares = [interquartile_mean(known.gap_closed(planned[k])) for k in (0, 4, 26)]
+    best = interquartile_mean(known.gap_closed(held_prices(known)))
+    assert shares[0] + 0.05 < shares[1] < shares[2] < best
+    # Without weeks it knows costs and list prices alone: equal margins get equal prices.
+    margins = known.costs / known.list_prices
+    relative = planned[0] / known.list_prices
+    order = np.argsort(margins)
+    assert np.corrcoef(np.arange(len(order)), relative[order])[0, 1] > 0.7
+
+
+def test_the_ceilings_prior_is_that_of_the_markets() -> None:
+    settings = RetailSettings(num_products=200)
+    _, elasticities, chances = build_prior(settings)
+    np.testing.assert_allclose(chances.sum(1), 1.0)
+    log = simulate_log(settings, ManagerSettings(), LogSettings(num_markets=100, num_periods=2, seed=970_001))
+    drawn = np.log(log.parameters.demand.elasticity).reshape(100, 200)
+    mean = chances.mean(0) @ np.log(elasticities)
+    assert mean == pytest.approx(drawn.mean(), abs=0.08)
+    spread = np.sqrt(np.mean(chances @ np.log(elasticities) ** 2 - (chances @ np.log(elasticities)) ** 2))
+    assert spread == pytest.approx(np.sqrt(drawn.var(1).mean()), rel=0.1)
+
+
+def test_markets_that_the_ceiling_does_not_know_are_refused(truth: DecisionTruth) -> None:
+    with pytest.raises(ValueError, match="30 weeks are asked for and 20 logged"):
+        informed_prices(truth, (30,), RetailSettings())
+
+
+def test_true_elasticities_are_those_of_the_market(logs, truth: DecisionTruth) -> None:
+    plain = simulate_categories(replace(ARGUMENTS, reference_share=0.0), 5, 970_000, 20, 0)
+    found = held_elasticities(plain, 3)
+    ids = pd.concat([log.items for log in plain])["item_id"].sort_values()
+    known = pd.concat(
+        [
+            pd.Series(
+                np.ravel(log.parameters.demand.compute_elasticity(log.state.list_price)), index=log.items["item_id"]
+            )
+            for log in plain
+        ]
+    )
+    np.testing.assert_allclose(found, known[ids], rtol=0.02)
+
+
+def test_pooling_learned_where_elasticities_are_known_moves_each_category_by_its_own_items(bench, logs) -> None:
+    bench.model.demand_head.response.pooling_head.weight.data.zero_()
+    true = 2 * held_elasticities(logs, 3)  # far from what an untrained network says
+    rule = fit_rule(bench.model, {}, bench.tasks, true, SCALING)
+    task = bench.tasks[4]
+    stack = pooled(bench, no_adaptation(), rule)(task)
+    (key,) = stack
+    assert stack[key].shape == (5, 1, 2)
+    assert len({round(float(offset), 6) for offset in stack[key][:, 0, 1]}) == 5
+    weights = task.query["loss_weights"] > 0
+    before, after = (read_elasticities(bench.model, one, task.query, SCALING)[1][weights] for one in ({}, stack))
+    errors = [float(np.sqrt(np.mean((values.numpy() - np.log(true)) ** 2))) for values in (before, after)]
+    assert errors[1] < 0.6 * errors[0]
+    other = pools_another_category(bench, no_adaptation(), rule)(task)
+    torch.testing.assert_close(other[key], stack[key].roll(1, dims=0))
+
+
+def test_comparisons_are_paired_and_corrected_as_holm_does() -> None:
+    np.testing.assert_allclose(correct_by_holm(np.array([0.01, 0.04, np.nan, 0.03])), [0.03, 0.06, np.nan, 0.06])
+    random = np.random.default_rng(0)
+    luck = random.standard_normal(40)
+    rows = [
+        {"strategy": name, "k": k, "category": str(c), "gap_closed": luck[c] + gain + noise, "draw": draw, "seed": 0}
+        for name, gain in (("ours", 0.05), ("worse", 0.0), ("same", 0.05))
+        for k in (0, 4)
+        for draw in (0, 1)
+        for c, noise in enumerate(0.02 * random.standard_normal(40))
+    ]
+    found = compare_strategies(pd.DataFrame(rows), "ours", ["worse", "same", "ours"], 0).set_index(["rival", "k"])
+    assert len(found) == 4
+    assert found.loc[("worse", 4), "p_superior"] < 0.01
+    assert found.loc[("same", 4), "p_superior"] > 0.05
+    assert found["p_superior"].isna().sum() == 2  # nothing is claimed without visible weeks
+    assert (found["p_non_inferior"] < 0.05).all()
+    with pytest.raises(ValueError, match="was not measured"):
+        compare_strategies(pd.DataFrame(rows), "absent", ["same"], 0)
 
 
 def test_settings_that_a_corpus_may_have_seen_are_refused() -> None:

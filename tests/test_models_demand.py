@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pricing_fm.models import PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.models.channels import INDEX, PRICE_SLOT, SLOPE_COLUMNS, SLOPE_SCALE
 from pricing_fm.models.demand_head import (
+    INTERVENTION_START,
     MAX_CARRY_OVER,
     NUM_STARTS,
     PriceResponse,
@@ -69,7 +70,7 @@ def test_the_response_to_one_weeks_price_falls_along_the_ladder_and_is_zero_at_t
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     response = random_response(spread, generator)
-    hidden = torch.randn(3, 4, 32 + NUM_STARTS, generator=generator)
+    hidden = random_states(3, 4, generator)
     past, path = torch.randn(3, 4, generator=generator) * 0.2, torch.randn(3, 4, generator=generator) * 0.2
     rungs = LADDER.expand(3, 4, -1)
     with torch.no_grad():
@@ -77,7 +78,14 @@ def test_the_response_to_one_weeks_price_falls_along_the_ladder_and_is_zero_at_t
         nothing_before = response.on_ladder(hidden, rungs, torch.zeros(3, 4), torch.zeros(3, 4))
     assert on_ladder.shape == (3, 43, 3, 4)
     assert on_ladder.diff(dim=1).max() <= 1e-6
-    assert nothing_before[:, 28].abs().max() <= 1e-5
+    assert nothing_before[:, 28].abs().max() <= 2e-4  # the rung is the reference up to 1e-8
+
+
+def random_states(items: int, steps: int, generator: torch.Generator) -> torch.Tensor:
+    """States and starting points, every other step marked as an intervention."""
+    states = torch.randn(items, steps, 32 + NUM_STARTS, generator=generator)
+    states[..., INTERVENTION_START] = torch.arange(steps).remainder(2).float()
+    return states
 
 
 def random_response(spread: float, generator: torch.Generator) -> PriceResponse:
@@ -91,7 +99,7 @@ def random_response(spread: float, generator: torch.Generator) -> PriceResponse:
 
 def test_discounts_of_earlier_weeks_take_demand_away_and_never_more_than_half_of_the_response() -> None:
     generator = torch.Generator().manual_seed(0)
-    response, hidden = random_response(2.0, generator), torch.randn(2, 6, 32 + NUM_STARTS, generator=generator)
+    response, hidden = random_response(2.0, generator), random_states(2, 6, generator)
     regular, discounted = torch.zeros(2, 4), torch.full((2, 4), -0.3)
     path = torch.zeros(2, 1, 6)
     with torch.no_grad():
@@ -106,7 +114,7 @@ def test_discounts_of_earlier_weeks_take_demand_away_and_never_more_than_half_of
 
 def test_one_step_on_the_ladder_agrees_with_the_whole_path() -> None:
     generator = torch.Generator().manual_seed(0)
-    response, hidden = random_response(0.5, generator), torch.randn(2, 4, 32 + NUM_STARTS, generator=generator)
+    response, hidden = random_response(0.5, generator), random_states(2, 4, generator)
     past, path = torch.randn(2, 4, generator=generator) * 0.2, torch.randn(2, 4, generator=generator) * 0.2
     rungs = LADDER[:5].expand(2, 4, 5)
     with torch.no_grad():
@@ -125,7 +133,7 @@ def test_heads_that_believe_an_items_own_estimates_answer_with_them(build_tiny_m
     forecast, slopes = torch.tensor([[0.5, 2.0], [1.0, 3.0]]), torch.tensor([[-1.2, -3.0], [-0.4, -2.0]])
     known = torch.ones(2, 2, dtype=torch.bool)
     ratios = torch.tensor([0.0, 0.1, 0.4, 1.0, 1.5, 2.0, 2.2]).expand(2, 2, 7)
-    starts = starting_points(torch.asinh(forecast), torch.asinh(ratios), slopes, known, known)
+    starts = starting_points(torch.asinh(forecast), torch.asinh(ratios), slopes, known, known, torch.zeros(2, 2))
     states = torch.cat([torch.zeros(2, 2, model.config.hidden_size), starts], dim=-1)
     with torch.no_grad():
         for layer in (head.level_head, head.response.slope_head):
@@ -149,7 +157,9 @@ def test_heads_that_believe_an_items_own_estimates_answer_with_them(build_tiny_m
 
 def test_without_estimates_heads_start_from_the_items_mean_and_a_plain_elasticity() -> None:
     nothing = torch.zeros(2, 2, dtype=torch.bool)
-    starts = starting_points(torch.zeros(2, 2), torch.ones(2, 2, 7), torch.zeros(2, 2), nothing, nothing)
+    starts = starting_points(
+        torch.zeros(2, 2), torch.ones(2, 2, 7), torch.zeros(2, 2), nothing, nothing, torch.zeros(2, 2)
+    )
     assert starts.shape == (2, 2, NUM_STARTS)
     assert torch.equal(starts, torch.zeros_like(starts))
 

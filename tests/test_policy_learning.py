@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pricing_fm.adapters import LoraArguments, add_adapter
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
-from pricing_fm.models.channels import INDEX, RAW_CHANNELS
+from pricing_fm.models.channels import INDEX, INTERVENTION_SLOT, RAW_CHANNELS
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import ladder_values
 from pricing_fm.panel import RawWindows
@@ -278,6 +278,19 @@ def test_logged_rewards_follow_the_manager_and_structured_values_follow_the_mark
     shuffled = {**batch, "future_values": batch["future_values"][torch.randperm(64)]}
     assert slope_of_targets(learner(algorithm="structured"), model, shuffled) == structured
     assert abs(slope_of_targets(learner(algorithm="raw"), model, shuffled) - raw) > 0.5
+
+
+def test_values_are_built_on_what_set_prices_bring_where_the_network_knows_the_difference(
+    model: PricingFMForPolicy, learner: Learner, tiny_batch: Batch
+) -> None:
+    told = learner()
+    as_logged = told(**tiny_batch).loss_terms["value"]
+    marked = {**tiny_batch, "future_known_values": tiny_batch["future_known_values"].clone()}
+    marked["future_known_values"][..., INTERVENTION_SLOT] = 1.0
+    told.processor.trained_on_interventions = True
+    asked = told(**tiny_batch)
+    torch.testing.assert_close(asked.loss_terms["value"], told(**marked).loss_terms["value"])
+    assert not torch.isclose(asked.loss_terms["value"], as_logged)
 
 
 def test_the_policy_becomes_better_than_the_manager_it_learned_from(

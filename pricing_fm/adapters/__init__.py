@@ -21,6 +21,14 @@ from pricing_fm.adapters.lora import (
 from pricing_fm.adapters.merging import MergedAdapter, fold_adapter, merge_adapter, unmerge_adapter
 from pricing_fm.adapters.mixing import ReducedAdapter, mix_adapters, reduce_rank
 from pricing_fm.adapters.names import adapter_name, category_slug, category_slugs, check_adapter_name
+from pricing_fm.adapters.pooling import (
+    CategoryPooling,
+    PoolingRule,
+    fit_pooling,
+    read_pooling,
+    save_pooling,
+    write_pooling,
+)
 from pricing_fm.adapters.retrieval import (
     CategoryProfile,
     Neighbor,
@@ -36,11 +44,13 @@ __all__ = [
     "AdapterLibrary",
     "AdapterReference",
     "AdapterWeights",
+    "CategoryPooling",
     "CategoryProfile",
     "LibraryEntry",
     "LoraArguments",
     "MergedAdapter",
     "Neighbor",
+    "PoolingRule",
     "ReducedAdapter",
     "activate_adapter",
     "adapter_name",
@@ -50,6 +60,7 @@ __all__ = [
     "category_slug",
     "category_slugs",
     "check_adapter_name",
+    "fit_pooling",
     "fold_adapter",
     "load_adapter",
     "load_weights",
@@ -59,13 +70,16 @@ __all__ = [
     "nearest_profiles",
     "point_adapter_to_base",
     "read_adapter",
+    "read_pooling",
     "read_profile",
     "read_weights",
     "reduce_rank",
     "save_adapter",
+    "save_pooling",
     "save_weights",
     "stack_adapters",
     "train_only",
     "unmerge_adapter",
+    "write_pooling",
     "write_profile",
 ]

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pricing_fm.adapters import PoolingRule
+from pricing_fm.adapters.pooling import POOLING_LINEAR
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth
 from pricing_fm.evaluation.few_shot_planning import plan_prices, read_curves
 from pricing_fm.metrics.bootstrap import interquartile_mean, stratified_bootstrap
@@ -16,12 +18,15 @@ from pricing_fm.results import ResultRow
 from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.inner_loop import adapt_task
+from pricing_fm.training.pooling import pool_stack
 from pricing_fm.training.stacked_updates import Stack, repeat
 
 Strategy = Callable[[FewShotTask], Stack]
 """Turns a task's visible weeks into one update per category."""
 
 LEVEL = 0.9  # of every interval
+MARGIN = 0.02  # of the gap: a loss that does not matter
+REPLICATES = 2000
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,31 @@ def gradient_adaptation(bench: FewShotBench, start: Start) -> Strategy:
             bench.model, begin, task, start.rates, start.steps, bench.optim, bench.scaling, start.stops_early
         )
         return adapted.stack
+
+    return adapt
+
+
+def pooled(bench: FewShotBench, strategy: Strategy, rule: PoolingRule) -> Strategy:
+    """A strategy, and after it what the items of every category say together of the elasticity of each."""
+    weeks_of = {id(task.query): weeks for weeks, task in bench.tasks.items()}
+
+    def adapt(task: FewShotTask) -> Stack:
+        weeks = weeks_of[id(task.query)]
+        return pool_stack(bench.model, strategy(task), task.query, rule, weeks, bench.scaling)
+
+    return adapt
+
+
+def pools_another_category(bench: FewShotBench, strategy: Strategy, rule: PoolingRule) -> Strategy:
+    """Placebo: every category is pooled by the numbers of the next one."""
+    own = pooled(bench, strategy, rule)
+
+    def adapt(task: FewShotTask) -> Stack:
+        stack = own(task)
+        return {
+            name: tensor.roll(1, dims=0) if name.startswith(POOLING_LINEAR) else tensor
+            for name, tensor in stack.items()
+        }
 
     return adapt
 
@@ -191,7 +221,8 @@ def few_shot_rows(table: pd.DataFrame, task: str, seed: int, compared_with: str)
     """Interquartile means with intervals, and the paired differences to one strategy.
 
     Args:
-        table (`pd.DataFrame`): From `score_strategies`; categories without a gap to close are left out.
+        table (`pd.DataFrame`): From `score_strategies`, with `draw` and `seed` if there are several, which are averaged
+            within a category; categories without a gap to close are left out.
         task (`str`): Name in result rows.
         seed (`int`): Of the run and the bootstrap.
         compared_with (`str`): Strategy that all others are paired with, at the same k.
@@ -199,30 +230,84 @@ def few_shot_rows(table: pd.DataFrame, task: str, seed: int, compared_with: str)
     Returns:
         `list[ResultRow]`: `gap_closed` and `gap_closed_gain` of every strategy and k.
     """
-    rows = []
+    rows, shares = [], average_draws(table)
     for name, weeks in table[["strategy", "k"]].drop_duplicates().itertuples(index=False):
+        own, other = shares.get((name, weeks)), shares.get((compared_with, weeks))
+        assert own is not None
         group = table[(table["strategy"] == name) & (table["k"] == weeks)]
-        own = group.set_index("category")["gap_closed"].dropna()
-        other = table[(table["strategy"] == compared_with) & (table["k"] == weeks)].set_index("category")["gap_closed"]
-        seconds = float(group["seconds"].iloc[0])
         pairs = [("gap_closed", own.to_numpy())]
-        if name != compared_with and len(other):
-            pairs.append(("gap_closed_gain", (own - other.reindex(own.index)).to_numpy()))
+        if name != compared_with and other is not None:
+            pairs.append(("gap_closed_gain", (own - other).dropna().to_numpy()))
         for metric, values in pairs:
             found = stratified_bootstrap(values, ["category"] * len(values), level=LEVEL, seed=seed)
             rows.append(
                 ResultRow(
                     metric, found.value, str(name), task, lower=found.lower, upper=found.upper,
-                    n=len(values), k=int(weeks), seed=seed, train_s=seconds,
+                    n=len(values), k=int(weeks), seed=seed, train_s=float(group["seconds"].mean()),
                 )
             )  # fmt: skip
     return rows
 
 
+def average_draws(table: pd.DataFrame) -> dict[tuple[str, int], pd.Series]:
+    """Mean share of every category over draws and seeds, by strategy and k; categories without a gap are left out."""
+    means = table.groupby(["strategy", "k", "category"])["gap_closed"].mean().dropna()
+    pairs = dict.fromkeys((str(name), int(weeks)) for name, weeks, _ in means.index)
+    return {pair: means.loc[pair] for pair in pairs}
+
+
+def compare_strategies(table: pd.DataFrame, ours: str, rivals: Sequence[str], seed: int) -> pd.DataFrame:
+    """Whether one strategy closes more of the gap than each of the others, paired by category.
+
+    Superiority: one-sided bootstrap p-value of the interquartile mean of the paired differences, multiplied as Holm
+    (1979) does over all rivals and all k of at least one week. Non-inferiority: the same against a loss of `MARGIN`,
+    not corrected.
+
+    Args:
+        table (`pd.DataFrame`): As in `few_shot_rows`.
+        ours (`str`): The strategy.
+        rivals (`Sequence[str]`): Names; the strategy itself is left out.
+        seed (`int`): Of the bootstrap.
+
+    Returns:
+        `pd.DataFrame`: `rival, k, gain, lower, upper, p_superior` (corrected; NaN at k = 0), `p_non_inferior`.
+
+    Raises:
+        ValueError: If the strategy was not measured.
+    """
+    shares = average_draws(table)
+    if ours not in set(table["strategy"]):
+        raise ValueError(f"{ours!r} was not measured; measured are {', '.join(table['strategy'].unique())}")
+    rows = []
+    for (name, weeks), other in shares.items():
+        own = shares.get((ours, weeks))
+        if name not in rivals or name == ours or own is None:
+            continue
+        gains = (own - other).dropna().to_numpy()
+        generator = np.random.default_rng(seed)
+        drawn = [interquartile_mean(generator.choice(gains, len(gains))) for _ in range(REPLICATES)]
+        lower, upper = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        above = [(1 + int((np.asarray(drawn) <= least).sum())) / (1 + REPLICATES) for least in (0.0, -MARGIN)]
+        rows.append((name, weeks, interquartile_mean(gains), lower, upper, above[0] if weeks else np.nan, above[1]))
+    columns = ["rival", "k", "gain", "lower", "upper", "p_superior", "p_non_inferior"]
+    found = pd.DataFrame(rows, columns=columns).sort_values(["k", "gain"], ignore_index=True)
+    found["p_superior"] = correct_by_holm(found["p_superior"].to_numpy())
+    return found
+
+
+def correct_by_holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction of p-values `(n,)`; NaN stays and does not count."""
+    corrected = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values, kind="stable")[: int(np.isfinite(p_values).sum())]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
+
+
 def tabulate(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Interquartile means, one row per strategy and one column per k."""
-    found = table.groupby(["strategy", "k"])["gap_closed"].agg(lambda shares: interquartile_mean(shares.to_numpy()))
-    return found.unstack("k").reindex(list(strategies))
+    found = pd.Series({key: interquartile_mean(shares.to_numpy()) for key, shares in average_draws(table).items()})
+    return found.unstack().reindex(list(strategies)).rename_axis(index="strategy", columns="k")
 
 
 def _deal_anew(part: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:

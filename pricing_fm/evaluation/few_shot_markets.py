@@ -32,6 +32,7 @@ Batch = dict[str, torch.Tensor]
 SIZES = (8, 9, 10, 11, 12)
 # Prices tried by whoever plans: from the lowest to the highest admissible multiple of the list price in 2 % steps. The
 # nearest of them earns within 0.03 % of the best price where the elasticity is 3.
+HELD_MOVE = 0.05  # of the log price, both ways, in which an elasticity is measured
 PRICE_GRID = tuple(np.round(np.linspace(*PRICE_BOUNDS, 31), 2))
 
 
@@ -135,6 +136,31 @@ def build_training_store(logs: Sequence[SimulatedLog], name: str) -> SeriesStore
 def grid_prices(truth: "DecisionTruth") -> np.ndarray:
     """Prices that planners may choose, `(items, P)`, whole coins."""
     return np.round(truth.list_prices[:, None] * np.asarray(PRICE_GRID), 2)
+
+
+def held_elasticities(logs: Sequence[SimulatedLog], decision_weeks: int) -> np.ndarray:
+    """True elasticity of every item's demand over the weeks of a decision when the held price moves around list price.
+
+    What customers remember of prices is in it: a price that is held longer is remembered more.
+
+    Args:
+        logs (`Sequence[SimulatedLog]`): From `simulate_categories`.
+        decision_weeks (`int`): Weeks that a price is held.
+
+    Returns:
+        `(items,)`: Positive numbers, items in the order of their sorted ids.
+    """
+    ids = tuple(pd.concat([log.items for log in logs])[names.ITEM_ID].sort_values())
+
+    def measure(log: SimulatedLog, _: np.ndarray) -> np.ndarray:
+        listed = np.ravel(log.state.list_price)
+        low, high = (
+            compute_outcome(log, listed * np.exp(move), decision_weeks, num_rollouts=1).demand.sum(axis=1)
+            for move in (-HELD_MOVE, HELD_MOVE)
+        )
+        return np.asarray(np.log(low / high) / (2 * HELD_MOVE))
+
+    return _per_item(logs, ids, measure)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Told, for every week: what demand would have been at today's list price (season, hidden shock, promotion, memory), and
 how counts scatter. To be learned from the weeks: the category's response family and mean elasticity, and every item's
-elasticity around it. Their exact posterior lies on a grid, under the ranges that the markets were drawn from; draws of it
+elasticity around it. Their exact posterior lies on a grid, under the ranges that the markets were drawn from; its draws
 choose the prices with the highest expected share of the gap between list prices and the best ones, the measure by which
 all are judged. More is known than any log says, so nobody who sees the same weeks closes more of the gap on average.
 """
@@ -78,7 +78,7 @@ def build_prior(market: RetailSettings) -> tuple[tuple[int, ...], np.ndarray, np
     """
     low, high = market.elasticity_range
     bounds = market.elasticity_bounds or (0.6 * low, 1.5 * high)
-    edges = np.linspace(*np.log(bounds), ELASTICITIES + 1)
+    edges = np.linspace(float(np.log(bounds[0])), float(np.log(bounds[1])), ELASTICITIES + 1)
     middles = 0.5 * (edges[1:] + edges[:-1])
     edges[0], edges[-1] = -np.inf, np.inf  # what lies beyond the bounds is clipped to them
     means = np.log(low + (high - low) * (np.arange(MEANS) + 0.5) / MEANS)
@@ -91,21 +91,26 @@ def build_prior(market: RetailSettings) -> tuple[tuple[int, ...], np.ndarray, np
 
 
 def _check(log: SimulatedLog, weeks: Sequence[int]) -> None:
-    if not isinstance(log.parameters.demand, OwnPriceDemand):
-        raise ValueError(
-            f"the items of {log.parameters.domain}/{log.parameters.family} do not answer to their own price alone; the"
-            " posterior needs retail/shop"
-        )
+    _demand_of(log)
     if log.parameters.noise.zero_share is not None:
         raise ValueError("the posterior knows Poisson and negative binomial counts; these are inflated to zero")
     if max(weeks) > log.settings.num_periods:
         raise ValueError(f"{max(weeks)} weeks are asked for and {log.settings.num_periods} logged")
 
 
+def _demand_of(log: SimulatedLog) -> OwnPriceDemand:
+    demand = log.parameters.demand
+    if not isinstance(demand, OwnPriceDemand):
+        raise ValueError(
+            f"the items of {log.parameters.domain}/{log.parameters.family} do not answer to their own price alone; the"
+            " posterior needs retail/shop"
+        )
+    return demand
+
+
 def _imagine(log: SimulatedLog, family: int, elasticity: float) -> Market:
     """The markets with another answer to prices and the same demand at today's list price."""
-    market = log.parameters
-    demand = market.demand
+    market, demand = log.parameters, _demand_of(log)
     other = replace(
         demand, family=np.full_like(demand.family, family), elasticity=np.full_like(demand.elasticity, elasticity)
     )
@@ -166,7 +171,7 @@ def _log_likelihood(log: SimulatedLog, k: int, family: int, elasticity: float) -
     """Of the last k weeks' counts, `(items,)`; a sold-out week says that demand was at least the stock."""
     if k == 0:
         return np.zeros(log.num_items)
-    arrays, demand, noise = log.arrays, log.parameters.demand, log.parameters.noise
+    arrays, demand, noise = log.arrays, _demand_of(log), log.parameters.noise
     units, price, inventory, mean = (
         values[-k:] for values in (arrays.units, arrays.price, arrays.inventory, arrays.mean_demand)
     )

@@ -8,7 +8,7 @@ from pricing_fm.evaluation.few_shot import score_prices
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth, grid_prices
 from pricing_fm.evaluation.market import VISIBLE_COLUMNS
 from pricing_fm.evaluation.pricing import PRICE_BOUNDS
-from pricing_fm.evaluation.pricing_baselines import CostPlus, LastPrice, LogLogElasticity, PriceRule
+from pricing_fm.evaluation.pricing_baselines import BoostedDemand, CostPlus, LastPrice, LogLogElasticity, PriceRule
 from pricing_fm.panel import Panel, load_panel
 
 RULES: tuple[PriceRule, ...] = (
@@ -16,6 +16,7 @@ RULES: tuple[PriceRule, ...] = (
     LogLogElasticity(),
     LogLogElasticity(week_effects=True, name="log_log_week_effects"),
     CostPlus(),
+    BoostedDemand(),
 )
 
 
@@ -23,8 +24,8 @@ def score_rivals(truth: DecisionTruth, weeks: int) -> pd.DataFrame:
     """Rules on the last `weeks` weeks, in the table of `score_strategies`.
 
     With visible weeks: the last price, log-log elasticity with a price grid (with and without week effects), cost-plus
-    with its best markup, and the manager's most frequent price (cloning). At any k: the list price, and, told the true
-    demand, the price that is best in the next week (myopic) and the best one to hold.
+    with its best markup, boosted trees with a price grid, and the manager's most frequent price (cloning). At any k:
+    the list price, and, told the true demand, the price that is best in the next week (myopic) and the best to hold.
 
     Args:
         truth (`DecisionTruth`): Logs and what prices are worth after them.

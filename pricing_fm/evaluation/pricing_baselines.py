@@ -146,6 +146,60 @@ class LogLogElasticity:
         return _proposal(history, np.where(np.isnan(elasticity), last, best))
 
 
+@dataclass(frozen=True)
+class BoostedDemand:
+    """Best price on a grid under demand that boosted trees have learned, falling with the price by constraint.
+
+    One model for all items: mean sales of the item, price over the item's mean price, promotion and category.
+
+    Args:
+        rounds (`int`): Trees.
+        assumed_cost_share (`float`, *optional*): Cost as a share of the item's median price where the log has no cost.
+    """
+
+    rounds: int = 100
+    assumed_cost_share: float | None = None
+    name: str = "boosted_demand"
+
+    def propose(self, panel: Panel) -> pd.DataFrame:
+        """The price of the item's logged range with the highest expected margin.
+
+        Raises:
+            ValueError: If costs are neither logged nor assumed.
+        """
+        from lightgbm import LGBMRegressor  # an extra of the package: only this rule needs it
+
+        history = read_price_history(panel)
+        cost = _costs(history, panel, self.assumed_cost_share)
+        frame = panel.frame[panel.frame[names.PRICE].notna() & panel.frame[names.UNITS].notna()]
+        means = frame.groupby(names.ITEM_ID, sort=True)[[names.UNITS, names.PRICE]].mean()
+        own = means.loc[frame[names.ITEM_ID]]
+        promotions = list(panel.schema.promotions)
+        codes = frame[names.CATEGORY].astype("category").cat.codes if names.CATEGORY in frame else 0
+        features = np.column_stack(
+            [
+                np.log(frame[names.PRICE].to_numpy() / own[names.PRICE].to_numpy()),
+                np.log(own[names.UNITS].to_numpy() + 1e-3),
+                np.broadcast_to(codes, len(frame)),
+                frame[promotions].fillna(0.0).to_numpy(),
+            ]
+        )
+        model = LGBMRegressor(
+            objective="poisson", n_estimators=self.rounds, learning_rate=0.05, num_leaves=15, min_child_samples=10,
+            monotone_constraints=[-1] + [0] * (features.shape[1] - 1), n_jobs=1, verbose=-1,
+        )  # fmt: skip
+        model.fit(features, frame[names.UNITS].to_numpy())
+        first = frame.groupby(names.ITEM_ID, sort=True).cumcount().to_numpy() == 0
+        order = np.argsort(frame[names.ITEM_ID].to_numpy()[first], kind="stable")
+        asked = np.repeat(features[first][order], GRID_POINTS, axis=0)
+        low, high = history["lowest_price"].to_numpy(), history["highest_price"].to_numpy()
+        grid = low[:, None] * (high / low)[:, None] ** np.linspace(0.0, 1.0, GRID_POINTS)
+        asked[:, 0] = np.log(grid / means[names.PRICE].to_numpy()[:, None]).ravel()
+        asked[:, 3:] = 0.0
+        value = (grid - cost[:, None]) * np.asarray(model.predict(asked)).reshape(grid.shape)
+        return _proposal(history, grid[np.arange(len(grid)), value.argmax(axis=1)])
+
+
 def build_price_rules(
     panel: Panel, objective: Objective = "margin", assumed_cost_share: float | None = None
 ) -> list[PriceRule]:

@@ -15,14 +15,16 @@ from .losses import bend, count_loss, ensemble_crps, mean_over_observed, pinball
 from .recent_level import NORMAL_SCORES, RESIDUAL_PROBABILITIES
 
 # What heads start from, behind a decoder state: log of the item's own forecast over its scale, the price slopes of its
-# regression and of the hidden-demand model, and quantiles of past sales over such forecasts.
-NUM_STARTS = 3 + len(RESIDUAL_PROBABILITIES)
-SLOPE_STARTS, RESIDUAL_STARTS = slice(1, 3), slice(3, NUM_STARTS)
+# regression and of the hidden-demand model, quantiles of past sales over such forecasts, and whether prices are set.
+NUM_STARTS = 4 + len(RESIDUAL_PROBABILITIES)
+SLOPE_STARTS, RESIDUAL_STARTS, INTERVENTION_START = slice(1, 3), slice(3, NUM_STARTS - 1), NUM_STARTS - 1
 SMALLEST_START, SMALLEST_SLOPE, LARGEST_SLOPE = 0.02, 0.1, 8.0
 USUAL_ELASTICITY = 1.5
 # A discount of earlier weeks may take away at most this share of today's response, so that along a constant path
 # demand still falls with price.
 MAX_CARRY_OVER = 0.5
+# What a category's items say together may move the elasticity of each by at most this factor's logarithm.
+LARGEST_POOLED_SHIFT = 1.5
 # A price a hundredth of the reference is a slip of the pen: its demand is large, not infinite.
 MAX_LOG_RESPONSE = 20.0
 
@@ -33,6 +35,7 @@ def starting_points(
     slopes: torch.Tensor,
     known: torch.Tensor,
     slopes_known: torch.Tensor,
+    is_intervention: torch.Tensor,
 ) -> torch.Tensor:
     """What the heads start from, instead of from nothing: the item's own forecast, its errors, and price slopes.
 
@@ -42,17 +45,20 @@ def starting_points(
         slopes (`(B, 2)`): Estimated `d log demand / d log price`.
         known (`(B, H)`, bool): True = there is a forecast.
         slopes_known (`(B, 2)`, bool): True = there is an estimate.
+        is_intervention (`(B, H)`): 1 = the price is set, whatever the manager would do; 0 = it is his own.
 
     Returns:
-        `(B, H, 10)`: Log of the forecast over the scale, 0 where there is none; for each slope what has to be added to
-        the response head's bias to start from it, 0 where there is none; the quantiles, 0 where there is no forecast.
+        `(B, H, 11)`: Log of the forecast over the scale, 0 where there is none; for each slope what has to be added to
+        the response head's bias to start from it, 0 where there is none; the quantiles, 0 where there is no forecast;
+        the mark of interventions.
     """
     level = torch.where(known, torch.sinh(forecast).clamp(min=SMALLEST_START).log(), 0.0)
     elasticity = (-slopes).clamp(SMALLEST_SLOPE, LARGEST_SLOPE)
     shift = _inverse_softplus(elasticity) - math.log(math.expm1(USUAL_ELASTICITY))
     shift = torch.where(slopes_known, shift, 0.0)
     ratios = torch.where(known[..., None], torch.sinh(residuals), 0.0)
-    return torch.cat([level[..., None], shift[:, None].expand(-1, level.shape[1], -1), ratios], dim=-1)
+    shifts = shift[:, None].expand(-1, level.shape[1], -1)
+    return torch.cat([level[..., None], shifts, ratios, is_intervention[..., None]], dim=-1)
 
 
 def spread_over_levels(values: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
@@ -105,6 +111,8 @@ class PriceResponse(nn.Module):
         # Whom to believe about the constant elasticity: nobody, the regression, the hidden-demand model.
         self.slope_head = ScaledLinear(config.hidden_size, 3, 0.1, [0.0, 0.0, 0.0])
         self.carry_head = ScaledLinear(config.hidden_size, self.lags + 1, 0.1, [-3.0] + [0.0] * self.lags)
+        # What all items of a category say together of the elasticity of each: nothing in a base, an adapter's business.
+        self.pooling_head = ScaledLinear(2, 1, 0.0)
 
     def basis(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Basis functions and their derivatives at `delta` `(...)`: two tensors `(..., 1 + knots)`."""
@@ -121,8 +129,37 @@ class PriceResponse(nn.Module):
         believed = self.slope_head(hidden).float().softmax(-1)[..., 1:]
         constant = weights[..., :1] + (believed * starts[..., SLOPE_STARTS]).sum(-1)[..., None, None]
         weights = functional.softplus(torch.cat([constant, weights[..., 1:]], dim=-1))
+        weights = weights.transpose(1, 2)
+        weights = weights * self.pooled_factor(weights, starts, hidden.dtype)
         carry = self.carry_head(hidden).float()
-        return weights.transpose(1, 2), MAX_CARRY_OVER * carry[..., :1].sigmoid() * carry[..., 1:].softmax(-1)
+        return weights, MAX_CARRY_OVER * carry[..., :1].sigmoid() * carry[..., 1:].softmax(-1)
+
+    def pooled_factor(self, weights: torch.Tensor, starts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What an adapter makes of an elasticity at the reference price: `log factor = slope * log(it) + offset`.
+
+        Of interventions alone: what a log shows of its manager's own prices is another question.
+
+        Args:
+            weights (`(B, M, H, basis)`): Not negative.
+            starts (`(B, H, starts)`): Starting points.
+            dtype (`torch.dtype`): Of the linear.
+
+        Returns:
+            `(B, 1, H, 1)`: 1 in a base.
+        """
+        log_elasticity = self._log_elasticities(weights)
+        features = torch.stack([log_elasticity, torch.ones_like(log_elasticity)], dim=-1)
+        shift = self.pooling_head(features.to(dtype)).float()[..., 0]
+        shift = shift.clamp(-LARGEST_POOLED_SHIFT, LARGEST_POOLED_SHIFT) * starts[..., INTERVENTION_START]
+        return shift.exp()[:, None, :, None]
+
+    def log_elasticities(self, states: torch.Tensor) -> torch.Tensor:
+        """Log of the members' mean elasticity at the reference price, `(B, H, size + starts)` -> `(B, H)`."""
+        return self._log_elasticities(self.weights(states)[0])
+
+    def _log_elasticities(self, weights: torch.Tensor) -> torch.Tensor:
+        slopes = self.basis(torch.zeros(1, device=weights.device, dtype=weights.dtype))[1][0]
+        return (weights @ slopes).mean(1).clamp(min=SMALLEST_SLOPE).log()
 
     def _carried(self, shares: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
         """Basis functions that earlier steps of a path hand on: `(B, P, lags + H, basis)` -> `(B, P, H, basis)`."""

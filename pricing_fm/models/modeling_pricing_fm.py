@@ -53,7 +53,7 @@ class PricingFMPreTrainedModel(PreTrainedModel):
     lora_target_modules: ClassVar[tuple[str, ...]] = (
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         *("quantile_head", "count_head", "level_head", "response_head", "slope_head", "carry_head"),
-        *("head_in", "head_out"),
+        *("pooling_head", "head_in", "head_out"),
     )
     """Linears that adapters may change: trunk and heads by name."""
 
@@ -245,6 +245,7 @@ class PricingFMForDemand(PricingFMPreTrainedModel):
             batch["static_real_features"][:, SLOPE_COLUMNS] * SLOPE_SCALE,
             mask[..., LEVEL_SLOT],
             batch["static_real_mask"][:, SLOPE_COLUMNS],
+            values[..., INTERVENTION_SLOT] * mask[..., INTERVENTION_SLOT],
         ).to(self.dtype)
         if self.config.price_response == "monotone":
             return torch.cat([self.model.decode(encoded, calendar, values, mask, DEMAND_ROLE), starts], dim=-1)
@@ -360,7 +361,7 @@ class PricingFMForPreTraining(PricingFMForPolicy):
     """All heads plus reconstruction of hidden patches: one masked multi-task loss.
 
     The policy and value heads are not reached by it, and have `requires_grad=False` in a network that was built (see
-    `freeze_unreached_heads`). `PricingFMForPolicy` trains them.
+    `freeze_unreached_heads`). `PricingFMForPolicy` trains them. What pools a category is left to adapters.
 
     Args:
         config (`PricingFMConfig`): Sizes.
@@ -375,13 +376,15 @@ class PricingFMForPreTraining(PricingFMForPolicy):
         self.post_init()
 
     def freeze_unreached_heads(self) -> None:
-        """Takes the policy and value heads, which the pretraining loss does not reach, out of training.
+        """Takes the policy and value heads, which the pretraining loss does not reach, and pooling out of training.
 
         So neither weight decay nor an average moves them, and data-parallel training waits for no gradient that never
         comes. The library makes every loaded parameter trainable: call this after `from_pretrained`, too.
         """
         self.decision_head.policy_head.requires_grad_(False)
         self.decision_head.value_head.requires_grad_(False)
+        if self.demand_head.response is not None:
+            self.demand_head.response.pooling_head.requires_grad_(False)
 
     def patch_loss(self, encoded: PricingFMModelOutput, batch: Batch) -> torch.Tensor:
         """Smooth absolute error of hidden past units, on the asinh scale, `(B,)`."""

@@ -130,6 +130,25 @@ class Engine:
         return np.concatenate(parts)
 
     @torch.inference_mode()
+    def log_elasticities(self, situation: Situation) -> np.ndarray:
+        """Log of each item's elasticity at its reference price, mean over the planned periods.
+
+        Args:
+            situation (`Situation`): N items with planned periods, in the monotone mode.
+
+        Returns:
+            `np.ndarray`, shape `(N,)`, float64.
+        """
+        parts = []
+        for chunk in self._chunks(situation, [None] * len(situation)):
+            response = chunk.model.demand_head.response
+            assert response is not None
+            states = chunk.model.demand_states(chunk.model.encode(chunk.batch), chunk.batch)
+            found = response.log_elasticities(states).mean(-1)
+            parts.append(found[: len(chunk.rows)].double().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
     def demand(self, situation: Situation, prices: np.ndarray, adapters: Adapters | None = None) -> PathDemand:
         """Demand along price paths.
 

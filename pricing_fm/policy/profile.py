@@ -1,4 +1,4 @@
-"""What a category looks like to the base: kept beside its adapter, so that a new category can find the nearest one."""
+"""What a category looks like to a network: states, to find the nearest one by, and elasticities, to be pooled."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from pricing_fm.errors import PanelError, SupportError
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
 from pricing_fm.policy.engine import Engine
-from pricing_fm.policy.situation import read_situation, with_siblings
+from pricing_fm.policy.situation import Situation, read_situation, with_intervention, with_siblings
 
 # Evenly through the sorted items; a mean needs no more.
 MOST_ITEMS = 256
@@ -39,8 +39,39 @@ def category_profile(
         raise SupportError("a network with price_response='free' has no states without a price; profiles need monotone")
     if not len(panel.frame):
         raise PanelError("no week of the category is visible; a profile needs at least one")
-    situation = with_siblings(read_situation(panel, processor.context_length, 1), processor)
-    if len(situation) > MOST_ITEMS:
-        situation = situation.select(np.linspace(0, len(situation) - 1, MOST_ITEMS).round().astype(np.int64))
+    situation = _read_items(panel, processor, 1)
     features = Engine(model, processor).states(situation).mean(0)
     return CategoryProfile(base_fingerprint, len(situation), tuple(np.round(features, 6).tolist()))
+
+
+def category_elasticities(
+    panel: Panel, model: PricingFMForPolicy, processor: PricingFMProcessor, prediction_length: int = 8
+) -> np.ndarray:
+    """What a network makes of the elasticities of a category's items, each read by itself: what a pooling rule reads.
+
+    Args:
+        panel (`Panel`): One category's visible weeks; may be empty.
+        model (`PricingFMForPolicy`): The base, with the category's adapter in place if it has one.
+        processor (`PricingFMProcessor`): Belongs to it.
+        prediction_length (`int`): Periods ahead over which the current price is held.
+
+    Returns:
+        `(items,)`: Logs; of items that have a price.
+
+    Raises:
+        SupportError: If the network's price response is free.
+    """
+    if model.config.price_response != "monotone":
+        raise SupportError("a network with price_response='free' has no elasticities to pool; pooling needs monotone")
+    if not len(panel.frame):
+        return np.empty(0)
+    situation = with_intervention(_read_items(panel, processor, prediction_length), processor.trained_on_interventions)
+    priced = np.flatnonzero(np.isfinite(situation.current_price))
+    return Engine(model, processor).log_elasticities(situation.select(priced)) if len(priced) else np.empty(0)
+
+
+def _read_items(panel: Panel, processor: PricingFMProcessor, prediction_length: int) -> Situation:
+    situation = with_siblings(read_situation(panel, processor.context_length, prediction_length), processor)
+    if len(situation) > MOST_ITEMS:
+        situation = situation.select(np.linspace(0, len(situation) - 1, MOST_ITEMS).round().astype(np.int64))
+    return situation

@@ -31,7 +31,8 @@ class MetaArguments:
 
     Args:
         strategy (`str`): `fomaml` judges the adapted weights and moves the start with their gradient; `reptile` moves
-            it towards what categories adapt to; `joint` trains one adapter that no category changes.
+            it towards what categories adapt to; `joint` trains one adapter that no category changes; `pooling` starts
+            at the base, and learns nothing but how to pool a category's elasticities.
         inner_steps (`int`): Steps of an adaptation inside meta-training.
         inner_rate (`float`): Learning rate of every tensor, before any is learned.
         learns_rates (`bool`): Whether `fomaml` learns a rate for every tensor.
@@ -43,8 +44,8 @@ class MetaArguments:
         al. 2017, arXiv:1707.09835 (learned rates).
     """
 
-    strategy: Literal["fomaml", "reptile", "joint"] = field(
-        default="fomaml", metadata={"help": "fomaml, reptile, or joint (one adapter for all)"}
+    strategy: Literal["fomaml", "reptile", "joint", "pooling"] = field(
+        default="fomaml", metadata={"help": "fomaml, reptile, joint (one adapter for all) or pooling (no training)"}
     )
     inner_steps: int = field(default=5, metadata={"help": "steps of an adaptation inside meta-training"})
     inner_rate: float = field(default=3e-4, metadata={"help": "learning rate of an adaptation, before it is learned"})
@@ -53,8 +54,8 @@ class MetaArguments:
     categories_per_step: int = field(default=8, metadata={"help": "categories adapted side by side"})
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("fomaml", "reptile", "joint"):
-            raise ValueError(f"--strategy must be fomaml, reptile or joint, found {self.strategy!r}")
+        if self.strategy not in ("fomaml", "reptile", "joint", "pooling"):
+            raise ValueError(f"--strategy must be fomaml, reptile, joint or pooling, found {self.strategy!r}")
         if min(self.inner_steps, self.categories_per_step) < 1:
             raise ValueError("--inner_steps and --categories_per_step must be at least 1")
         if not self.inner_rate > 0 or not self.zero_shot_weight >= 0:

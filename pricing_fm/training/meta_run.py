@@ -27,13 +27,13 @@ class MetaResult:
         rates (`dict[str, torch.Tensor]`): Learning rate of every tensor.
         losses (`dict[str, dict[int, float]]`): Mean query loss on the validation categories by number of visible weeks:
             `base`, `start` (without adaptation) and `adapted`.
-        training (`TrainingResult`): Of the loop.
+        training (`TrainingResult` or None): Of the loop; None where there was nothing to train.
     """
 
     update: dict[str, torch.Tensor]
     rates: dict[str, torch.Tensor]
     losses: dict[str, dict[int, float]]
-    training: TrainingResult
+    training: TrainingResult | None
 
 
 def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[dict, dict]:
@@ -91,7 +91,9 @@ def meta_train(
     learner = MetaLearner(model, begin, arguments, INNER_OPTIM, scaling)
     source = TaskBatchSource(learned, arguments.categories_per_step, loop.seed)
     batches = [join_task(task, torch.arange(len(task.query["loss_weights"]))) for task in validation.values()]
-    result = train(learner, source, optim, loop, output, batches, accelerator)
+    result = None
+    if arguments.strategy != "pooling":
+        result = train(learner, source, optim, loop, output, batches, accelerator)
     losses = measure(learner, model, validation)
     return MetaResult(learner.initial(), learner.rates(), losses, result)
 
@@ -106,7 +108,7 @@ def measure(
         categories = len(task.query["loss_weights"])
         begin = repeat(learner.initial(), categories)
         stacks = {"base": {}, "start": begin, "adapted": begin}
-        if weeks and learner.arguments.strategy != "joint":
+        if weeks and learner.arguments.strategy not in ("joint", "pooling"):
             steps = torch.full((categories,), learner.arguments.inner_steps)
             adapted = adapt_stack(model, begin, task.support, learner.rates(), steps, learner.inner, learner.scaling)
             stacks["adapted"] = adapted.stack

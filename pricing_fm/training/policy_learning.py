@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
+from pricing_fm.models.channels import INTERVENTION_SLOT
 from pricing_fm.models.losses import mean_over_observed
 from pricing_fm.models.outputs import DemandOutput, PricingFMModelOutput
 from pricing_fm.models.processing_pricing_fm import COVARIATE_CHOICES
@@ -86,6 +87,16 @@ def with_assumed_cost(batch: Batch, share: float | None) -> Batch:
         return batch
     costs = batch["unit_costs"]
     return {**batch, "unit_costs": torch.where(torch.isfinite(costs), costs, share * batch["reference_price"][:, None])}
+
+
+def as_interventions(batch: Batch) -> Batch:
+    """The batch with its future prices marked as set by us: what sales they bring, not what a log shows beside them.
+
+    A log's own prices come with the manager's reasons for them; a policy's do not.
+    """
+    values = batch["future_known_values"].clone()
+    values[..., INTERVENTION_SLOT] = 1.0
+    return {**batch, "future_known_values": values}
 
 
 class PolicyLearner(nn.Module):
@@ -188,7 +199,8 @@ class PolicyLearner(nn.Module):
             return self._raw_targets(model, states, batch)
         rungs = self.processor.rung_prices(batch["reference_price"].double().cpu().numpy())
         prices = torch.from_numpy(rungs).to(batch["scale"])
-        ladder = ladder_values(model, encoded, states, batch, prices, self.rewards, self.arguments.discount)
+        asked = as_interventions(batch) if self.processor.trained_on_interventions else batch
+        ladder = ladder_values(model, encoded, states, asked, prices, self.rewards, self.arguments.discount)
         return _chosen(ladder.values.mean(-1), batch["logged_actions"] % self.processor.num_rungs)
 
     def _raw_targets(self, model: PricingFMForPolicy, states: torch.Tensor, batch: Batch) -> torch.Tensor:
