@@ -287,3 +287,20 @@ def test_bent_values_have_bent_quantiles_and_one_wild_week_does_not_drown_the_ot
     ]
     assert abs(found[0] - found[1]) < 0.05
     assert abs(found[0] - sample.quantile(0.8)) < 0.05
+
+
+def test_the_network_takes_a_sold_out_week_for_a_bound(
+    build_tiny_model: Callable[..., PricingFMForPreTraining], tiny_batch: Batch
+) -> None:
+    """From the processor's mark to the loss: a bound is met by every demand above it."""
+    model, steps = build_tiny_model(), tiny_batch["future_observed_mask"].any(0)
+    assert steps.any()
+    marked = {**tiny_batch, "future_censored_mask": tiny_batch["future_observed_mask"].clone()}
+    plain = {**tiny_batch, "future_censored_mask": torch.zeros_like(tiny_batch["future_observed_mask"])}
+    sold_nothing = torch.zeros_like(tiny_batch["future_values"])
+    with torch.no_grad():
+        encoded = model.encode(tiny_batch)
+        bound, exact = (model.demand_loss(encoded, batch)[0] for batch in (marked, plain))
+        trivial = model.demand_loss(encoded, {**marked, "future_values": sold_nothing})[0]
+    assert not torch.allclose(bound, exact)
+    assert (trivial.abs() < 0.02 * exact.abs()).all()  # at least nothing was wanted: no demand contradicts that
