@@ -19,7 +19,14 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, save_adapter, save_pooling
+from pricing_fm.adapters import (
+    LoraArguments,
+    adapter_parameters,
+    add_adapter,
+    save_adapter,
+    save_pooling,
+    write_pooling,
+)
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.evaluation.few_shot_markets import (
@@ -108,9 +115,12 @@ def main(argv: Sequence[str] | None = None) -> MetaResult:
             parameter.data.copy_(result.update[base_name(key)])
     if accelerator.is_main_process:
         place = origin.repo_id or origin.folder
+        rule = None if true is None else fit_rule(model, result.update, found, true, scaling)
+        if rule is not None and meta.strategy == "pooling":
+            write_pooling(network, NAME, rule.pool(np.empty(0), 0))  # as it is, it answers for categories never seen
         folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
-        if true is not None:
-            save_pooling(fit_rule(model, result.update, found, true, scaling), folder)
+        if rule is not None:
+            save_pooling(rule, folder)
         save_rest(folder, processor, fingerprint, data, arguments, result)
     accelerator.wait_for_everyone()
     report(accelerator, result)
