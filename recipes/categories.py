@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from pricing_fm.adapters import category_slug
-from pricing_fm.artifact import read_manifest, write_manifest
+from pricing_fm.adapters import category_slug, point_adapter_to_base
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.evaluation.ablation import read_words
 from pricing_fm.evaluation.forecasting import evaluate_forecasters
@@ -237,7 +236,12 @@ def price_rows(
         **{rule.name: rule.propose(visible) for rule in (LastPrice(), LogLogElasticity())},
     }
     found = evaluate_prices(log, proposals, length, category.slug, 0, category_k=k)
-    return [row for row in found.rows if row.name == "gap_closed" and row.category is None]
+    # One category: its bootstrap interval is a point.
+    return [
+        replace(row, lower=None, upper=None)
+        for row in found.rows
+        if row.name == "gap_closed" and row.category is None and row.model != "manager"
+    ]
 
 
 def write_out(category: MeasuredCategory, rows: list[ResultRow], last: Path, arguments: CategoriesArguments) -> Path:
@@ -246,10 +250,11 @@ def write_out(category: MeasuredCategory, rows: list[ResultRow], last: Path, arg
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(last, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     own = read_results(target)
-    write_results(target, replace(own, metrics=(*own.metrics, *rows)), only_what_applies=True)
-    write_manifest(target, "adapter", read_manifest(last).base_fingerprint)
+    both = replace(own, recipe=f"{own.recipe} + categories", metrics=(*own.metrics, *rows))
+    write_results(target, both, only_what_applies=True)
+    point_adapter_to_base(target, arguments.base, None)  # seals it, too
     text = CardText(category.slug, f"{category.summary} Adapted from its last {arguments.weeks[-1]} weeks.")
-    write_card(target, replace(text, limits=(*text.limits, *category.limits)))
+    write_card(target, replace(text, limits=(*text.limits, *category.limits)), load_from=target.as_posix())
     return target
 
 

@@ -113,9 +113,14 @@ def assert_same_adapter(first: Adapted, second: Adapted) -> None:
 # -- what moves -------------------------------------------------------------------------------------------------------
 
 
+def only_interventions_reach(name: str) -> bool:
+    """What pools a category answers to set prices, which no log holds; a rule writes it, no gradient."""
+    return "pooling_head.lora_B" in name
+
+
 def test_both_sides_change_every_parameter_of_the_adapter(both: Adapted) -> None:
     assert both.result.demand_steps > 0
-    assert both.changed == set(both.after)
+    assert both.changed == {name for name in both.after if not only_interventions_reach(name)}
     assert both.result.trained_parameters == sum(tensor.numel() for tensor in both.after.values())
     assert all(torch.isfinite(tensor).all() for tensor in both.after.values())
 
@@ -148,7 +153,8 @@ def test_weights_by_volume_are_one_on_average(panel: Panel) -> None:
 @pytest.mark.parametrize("objective", ["forecast", "policy"])
 def test_each_side_changes_its_own_parameters_and_no_others(run, panel: Panel, objective: str) -> None:
     found = run(panel, replace(SHORT, objective=objective))
-    assert found.changed == {name for name in found.after if is_decision(name) == (objective == "policy")}
+    learned = {name for name in found.after if not only_interventions_reach(name)}
+    assert found.changed == {name for name in learned if is_decision(name) == (objective == "policy")}
     assert (found.result.adapted_loss is None) == (objective == "policy")
     assert (found.result.policy_loss is None) == (objective == "forecast")
 
@@ -171,7 +177,8 @@ def test_one_category_leaves_no_trace_in_the_next(run, panel: Panel, both: Adapt
 
 def test_another_category_gives_another_adapter(run, panel: Panel, both: Adapted) -> None:
     other = run(panel, category="drinks")
-    assert all(not torch.equal(tensor, both.after[name]) for name, tensor in other.after.items())
+    learned = [name for name in other.after if "pooling_head" not in name]
+    assert all(not torch.equal(other.after[name], both.after[name]) for name in learned)
 
 
 # -- what is seen -----------------------------------------------------------------------------------------------------

@@ -87,12 +87,13 @@ def test_the_manager_of_an_intervention_is_not_imitated(
         assert (tiny_model.behavior_loss(tiny_model.encode(drawn), drawn) == 0).all()
 
 
-def test_the_whole_pretraining_loss_leaves_the_policy_and_value_heads_alone(
+def test_the_whole_pretraining_loss_leaves_the_policy_and_value_heads_and_pooling_alone(
     tiny_model: PricingFMForPreTraining, tiny_batch: Batch
 ) -> None:
     hidden = torch.rand(12, 16) < 0.3
     tiny_model(**tiny_batch, hidden_values=torch.rand(12, 16), hidden_mask=hidden).loss.backward()
     for name, parameter in tiny_model.named_parameters():
-        assert (parameter.grad is None) == ("policy_head" in name or "value_head" in name), name
+        alone = any(head in name for head in ("policy_head", "value_head", "pooling_head"))
+        assert (parameter.grad is None) == alone, name
         if parameter.grad is not None:
             assert parameter.grad.abs().sum() > 0, name
