@@ -96,9 +96,13 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     policy, rewards = check_costs(panel, policy, rewards)
     slug = category_slug(source.category)
     network = start_adapter(model, slug, lora, loop.seed, source.initial_adapter, fingerprint)
-    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards)
-    if source.initial_adapter is not None:
-        pool_elasticities(network, slug, model, processor, panel, download(source.initial_adapter).folder)
+    initial = None if source.initial_adapter is None else download(source.initial_adapter).folder
+
+    def pool() -> None:
+        if initial is not None:
+            pool_elasticities(network, slug, model, processor, panel, initial)
+
+    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool)
     folder = save_adapter(
         network,
         slug,

@@ -46,13 +46,16 @@ from pricing_fm.recipe import read_recipe  # noqa: E402
 from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results  # noqa: E402
 from recipes import adapt  # noqa: E402
 from recipes.demo_figure import draw_summary  # noqa: E402
-from recipes.demo_tables import print_forecasts, print_gaps, print_recommendations  # noqa: E402
+from recipes.demo_tables import print_curve, print_forecasts, print_gaps, print_recommendations  # noqa: E402
 
 VISIBLE_WEEKS = 26  # of the new category
+CURVE_WEEKS = (4, 13)  # it is adapted to so few as well, to see what more weeks teach
 PRICED_WEEKS = 8  # a recommended price is held this long; forecasts reach as far
 # Relative, because they are written down: the one in the adapter's recipe, the other in the report.
 RULES = Path(os.path.relpath(HERE / "guardrails.yaml"))
 BASE = Path(os.path.relpath(HERE.parent / "model_cards" / "pricing-fm-nano"))
+# Where adapters of new retail categories start: it has learned how far to believe what a category's items say together.
+START = Path(os.path.relpath(HERE.parent / "model_cards" / "pricing-fm-nano-retail"))
 OURS = ("adapted", "zero_shot", "adapter_structured", "adapter_in_rules", "base_plan")
 
 
@@ -62,6 +65,10 @@ class DemoArguments:
 
     base: str = field(
         default=str(BASE), metadata={"help": "Folder or Hub repository of the base that is adapted; it stays as it is."}
+    )
+    initial_adapter: str | None = field(
+        default=None,
+        metadata={"help": "Adapter to start from; default: with the published base the published start, else none."},
     )
     output_dir: str = field(
         default="outputs/demo",
@@ -163,15 +170,18 @@ def main(argv: Sequence[str] | None = None) -> Evaluation:
     take_base(base, folders, console)
     console.rule("2/5 simulate a category that it has never seen", align="left")
     new = simulate_new_category(folders, scale, seed, console)
+    start = arguments.initial_adapter or (str(START) if arguments.base == str(BASE) else None)
     console.rule(f"3/5 adapt it to {new.name!r} from {VISIBLE_WEEKS} weeks", align="left")
-    adapt_to(new, folders, scale, seed)
-    console.rule("4/5 evaluate", align="left")
+    adapt_to(new, VISIBLE_WEEKS, folders.adapter, start, folders, scale, seed)
+    console.rule(f"4/5 evaluate, and adapt from {' and '.join(map(str, CURVE_WEEKS))} weeks to compare", align="left")
     found = evaluate(new, folders, scale, seed)
+    curve = measure_curve(new, start, folders, scale, seed)
     print_forecasts(found.forecasts.rows, PRICED_WEEKS, console)
     print_gaps(found.prices.rows, PRICED_WEEKS, console)
+    print_curve([*curve, *found.prices.rows], VISIBLE_WEEKS, console)
     console.rule("5/5 recommend", align="left")
     print_recommendations(found.recommendations, found.curves, found.prices, new.visible, console)
-    write_everything(found, new, arguments.base, folders)
+    write_everything(found, curve, new, arguments.base, folders)
     console.print(
         f"{time.perf_counter() - started:.0f} s. Written: {folders.base}/ and {folders.adapter}/ (load them with "
         f"PricingPolicy.from_pretrained), results.json, recommendations.csv and report.html in {folders.output}/",
@@ -211,7 +221,7 @@ def be_quiet() -> None:
 def clear_folders(output: Path, work: Path) -> Folders:
     """Takes away what an earlier demo wrote, and nothing else."""
     folders = Folders(output, work)
-    for folder in (folders.base, folders.adapter, work / "logs", work / "panels"):
+    for folder in (folders.base, folders.adapter, work / "logs", work / "panels", work / "adapters"):
         shutil.rmtree(folder, ignore_errors=True)
     for pattern in ("results.json", "recommendations.csv", "report.html", "*.png"):
         for file in output.glob(pattern):
@@ -263,20 +273,23 @@ def simulate_new_category(folders: Folders, scale: Scale, seed: int, console: Co
     return NewCategory(log, path, visible, load_panel(later))
 
 
-def adapt_to(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> None:
+def adapt_to(
+    new: NewCategory, weeks: int, adapter: Path, start: str | None, folders: Folders, scale: Scale, seed: int
+) -> None:
     """recipes/adapt.py with recipes/nano/demo_adapt.yaml."""
-    what = ["--base", folders.base, "--panel", new.path, "--category", new.name, "--weeks", VISIBLE_WEEKS]
-    where = ["--guardrails", RULES, "--output_dir", folders.adapter, "--seed", seed]
+    what = ["--base", folders.base, "--panel", new.path, "--category", new.name, "--weeks", weeks]
+    where = ["--guardrails", RULES, "--output_dir", adapter, "--seed", seed]
+    where += [] if start is None else ["--initial_adapter", start]
     words = ["--config", HERE / "nano" / "demo_adapt.yaml", *what, *where, *scale.adapt]
     adapt.main([str(word) for word in words])
-    keep_logs_apart(folders)
+    keep_logs_apart(adapter, folders)
 
 
-def keep_logs_apart(folders: Folders) -> None:
-    """Moves the training logs out of the finished adapter."""
-    logs = folders.work / "logs"
-    logs.mkdir()
-    for folder in [path for path in folders.adapter.iterdir() if path.is_dir()]:
+def keep_logs_apart(adapter: Path, folders: Folders) -> None:
+    """Moves the training logs out of a finished adapter."""
+    logs = folders.work / "logs" / adapter.name
+    logs.mkdir(parents=True)
+    for folder in [path for path in adapter.iterdir() if path.is_dir()]:
         shutil.move(folder, logs / folder.name.lstrip("."))
 
 
@@ -303,13 +316,29 @@ def evaluate(new: NewCategory, folders: Folders, scale: Scale, seed: int) -> Eva
     return Evaluation(forecasts, prices, recommended, curves)
 
 
-def write_everything(found: Evaluation, new: NewCategory, base: str, folders: Folders) -> None:
+def measure_curve(new: NewCategory, start: str | None, folders: Folders, scale: Scale, seed: int) -> list[ResultRow]:
+    """What adapting to fewer weeks would earn, beside the base that sees as many."""
+    base, rows = PricingPolicy.from_pretrained(folders.base), []
+    for weeks in CURVE_WEEKS:
+        adapter = folders.work / "adapters" / f"weeks-{weeks:02d}"
+        adapt_to(new, weeks, adapter, start, folders, scale, seed)
+        adapted, visible = PricingPolicy.from_pretrained(folders.base, adapter=adapter), new.visible.last_periods(weeks)
+        proposals = {rule.name: rule.propose(visible) for rule in (LastPrice(), LogLogElasticity())}
+        proposals["base_plan"] = base.recommend(visible, prediction_length=PRICED_WEEKS)
+        proposals["adapter_structured"] = adapted.recommend(visible, guardrails={}, prediction_length=PRICED_WEEKS)
+        rows += evaluate_prices(
+            new.log, proposals, PRICED_WEEKS, new.name, seed, num_rollouts=scale.num_rollouts, category_k=weeks
+        ).rows
+    return rows
+
+
+def write_everything(found: Evaluation, curve: list[ResultRow], new: NewCategory, base: str, folders: Folders) -> None:
     """results.json, recommendations.csv, report.html and its figures."""
     found.recommendations.to_csv(folders.output / "recommendations.csv", index=False)
     figure = draw_summary(found.curves, found.recommendations, found.prices.items, new.log)
     (folders.output / "summary.png").write_bytes(render_png(figure))
     sources = [*read_results(folders.base).data, DataSource(new.visible.name, new.visible.fingerprint())]
-    write_results(folders.output, build_results("demo", sources, found.rows))
+    write_results(folders.output, build_results("demo", sources, [*found.rows, *curve]))
     write_report(
         folders.output,
         ReportContent(

@@ -27,6 +27,9 @@ WORDS = {
 }
 
 
+CURVE = ("adapter_structured", "base_plan", "log_log_elasticity", "last_price")
+
+
 def print_forecasts(rows: Sequence[ResultRow], periods: int, console: Console) -> None:
     """One line per forecaster, best first."""
     scores = pivot(rows).sort_values("wql")
@@ -46,6 +49,18 @@ def print_gaps(rows: Sequence[ResultRow], periods: int, console: Console) -> Non
     for model, values in scores[scores.index.isin(WORDS)].iterrows():
         table.add_row(WORDS[str(model)], f"{values['value']:,.0f}", f"{values['gap_closed']:+.0%}")
     console.print(table)
+
+
+def print_curve(rows: Sequence[ResultRow], most_weeks: int, console: Console) -> None:
+    """One line per way of setting prices, one column per number of visible weeks: the k-shot curve."""
+    gaps = [row for row in rows if row.name == "gap_closed" and row.category is None and row.k is not None]
+    frame = pd.DataFrame([(row.model, row.k, row.value) for row in gaps], columns=["model", "k", "value"])
+    table = frame.pivot_table(index="model", columns="k", values="value")
+    shown = table.loc[[name for name in CURVE if name in table.index]].sort_values(most_weeks, ascending=False)
+    found = build_table("The same by weeks of the category that were visible", "who", *(f"{k}" for k in shown.columns))
+    for model, values in shown.iterrows():
+        found.add_row(WORDS[str(model)], *(f"{value:+.0%}" for value in values))
+    console.print(found)
 
 
 def print_recommendations(

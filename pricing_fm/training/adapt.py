@@ -1,6 +1,7 @@
 """Adapts a base to one category from a few logged weeks: demand first, then values and policy, in one LoRA adapter."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -214,6 +215,7 @@ def adapt(
     output: OutputArguments,
     policy: PolicyArguments,
     rewards: RewardWeights,
+    after_demand: Callable[[], None] | None = None,
 ) -> AdaptationResult:
     """Trains the adapter in `network` in place.
 
@@ -232,14 +234,18 @@ def adapt(
         output (`OutputArguments`): Where logs go.
         policy (`PolicyArguments`): Of the decision side.
         rewards (`RewardWeights`): Of the decision side.
+        after_demand (`Callable`, *optional*): Called when the demand side has its last weights, before the decision
+            side builds on them; also where nothing was trained.
 
     Returns:
         `AdaptationResult`.
     """
+    after_demand = after_demand or (lambda: None)
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     count = sum(parameter.numel() for parameter in trainable.values())
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
     if periods < FEWEST_PERIODS:
+        after_demand()
         return AdaptationResult(0, None, None, None, 0.0, count)
     sides = _Sides(
         network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
@@ -247,6 +253,7 @@ def adapt(
     bend, model.demand_head.loss_bend = model.demand_head.loss_bend, arguments.loss_bend
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = sides.train_demand() if learns_demand else None
+    after_demand()
     decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
     model.demand_head.loss_bend = bend
     for parameter in trainable.values():
