@@ -116,6 +116,11 @@ class Folders:
         """The adapter artifact, beside its base."""
         return self.output / "adapter"
 
+    @property
+    def fewer_weeks(self) -> Path:
+        """Folder of the adapters from fewer weeks."""
+        return self.output / "fewer_weeks"
+
 
 @dataclass(frozen=True)
 class NewCategory:
@@ -221,7 +226,7 @@ def be_quiet() -> None:
 def clear_folders(output: Path, work: Path) -> Folders:
     """Takes away what an earlier demo wrote, and nothing else."""
     folders = Folders(output, work)
-    for folder in (folders.base, folders.adapter, work / "logs", work / "panels", work / "adapters"):
+    for folder in (folders.base, folders.adapter, folders.fewer_weeks, work / "logs", work / "panels"):
         shutil.rmtree(folder, ignore_errors=True)
     for pattern in ("results.json", "recommendations.csv", "report.html", "*.png"):
         for file in output.glob(pattern):
@@ -320,7 +325,7 @@ def measure_curve(new: NewCategory, start: str | None, folders: Folders, scale: 
     """What adapting to fewer weeks would earn, beside the base that sees as many."""
     base, rows = PricingPolicy.from_pretrained(folders.base), []
     for weeks in CURVE_WEEKS:
-        adapter = folders.work / "adapters" / f"weeks-{weeks:02d}"
+        adapter = folders.fewer_weeks / f"weeks-{weeks:02d}"
         adapt_to(new, weeks, adapter, start, folders, scale, seed)
         adapted, visible = PricingPolicy.from_pretrained(folders.base, adapter=adapter), new.visible.last_periods(weeks)
         proposals = {rule.name: rule.propose(visible) for rule in (LastPrice(), LogLogElasticity())}

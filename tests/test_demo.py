@@ -38,7 +38,7 @@ def test_it_leaves_what_the_interface_promises(demo: tuple[Path, str]) -> None:
     output = demo[0] / "outputs" / "demo"
     found = {path.name for path in output.iterdir()}
     figures = {name for name in found if name.endswith(".png")}
-    assert found - figures == {"base", "adapter", "results.json", "recommendations.csv", "report.html"}
+    assert found - figures == {"base", "adapter", "fewer_weeks", "results.json", "recommendations.csv", "report.html"}
     assert len(figures) >= 4
     assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in figures)
     assert {path.name for path in (output / "base").iterdir()} >= BASE_FILES
@@ -122,7 +122,10 @@ def test_results_hold_the_model_and_its_baselines_from_one_run(demo: tuple[Path,
     assert gaps.keys() >= {"last_price", "log_log_elasticity", "base_plan", "adapter_structured", "adapter_in_rules"}
     assert gaps["manager"].value == pytest.approx(0.0)
     assert gaps["oracle"].value == pytest.approx(1.0)
-    assert {row.k for row in gaps.values()} == {26}
+    assert {row.k for row in gaps.values()} <= {4, 13, 26}
+    for name in ("base_plan", "adapter_structured", "log_log_elasticity"):
+        curve = [row.k for row in results.metrics if (row.name, row.model, row.category) == ("gap_closed", name, None)]
+        assert sorted(curve) == [4, 13, 26]
 
 
 def test_recommended_prices_obey_the_rules_that_travel_with_the_adapter(demo: tuple[Path, str]) -> None:
@@ -150,6 +153,7 @@ def test_the_screen_shows_every_item_its_price_and_how_well_the_prices_do(demo: 
         "log-log elasticity + grid",
         "weighted quantile loss",
         "outputs/demo/base",
+        "by weeks of the category that were visible",
     ):
         assert words in " ".join(printed.split())
 
