@@ -92,6 +92,7 @@ def test_a_policy_without_fault_is_launched_and_every_reason_has_both_numbers() 
         ("supports 95%", "at least 80% is needed"),
         ("worth 400 observations", "at least 100 are needed"),
         ("decided 80 times", "at least 30"),
+        ("no stock test could be run", "was not looked at"),
     )
     assert len(found.reasons) == len(texts)
     for reason, (number, needed) in zip(found.reasons, texts, strict=True):
@@ -147,7 +148,9 @@ def test_each_fault_has_its_verdict_and_is_the_only_reason(
 
 
 def test_a_harmless_stock_test_is_no_reason() -> None:
-    assert decide(candidate(stock_test=NO_STOCK_RELATION)).verdict is Verdict.LAUNCH
+    found = decide(candidate(stock_test=NO_STOCK_RELATION))
+    assert found.verdict is Verdict.LAUNCH
+    assert not any("stock test" in reason for reason in found.reasons)
 
 
 def test_a_value_that_is_not_identified_brings_its_own_reasons() -> None:

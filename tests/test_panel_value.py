@@ -24,7 +24,9 @@ from pricing_fm.evaluation.panel_value import (
     read_valued_weeks,
     write_value_report,
 )
+from pricing_fm.evaluation.panel_value.demand import CategoryDemand, fit_category_demand
 from pricing_fm.evaluation.panel_value.diagnostics import bound_by_monotone_demand
+from pricing_fm.evaluation.panel_value.findings import examine_stock
 from pricing_fm.evaluation.panel_value.proposals import add_plan, find_origins
 from pricing_fm.evaluation.panel_value.valuation import Bench, match_decisions
 from pricing_fm.panel import Panel, load_panel
@@ -236,6 +238,50 @@ def test_stock_is_replayed_and_costs_of_the_log_are_used(tmp_path: Path) -> None
     assert found.weeks.has_stock
     assert found.policies[0].gain is not None
     assert any("Stock is replayed" in note for note in found.weeks.notes)
+
+
+def stock_shop(panel: Panel, inventory: np.ndarray, units: np.ndarray | None = None) -> Panel:
+    """The shop with a stock record, `(items, weeks)` as the panel's rows are ordered."""
+    table = panel.to_pandas().drop(columns="price_imputed").sort_values(["item_id", "timestamp"])
+    sold = table["units"].to_numpy() if units is None else units.ravel()
+    return load_panel(table.assign(inventory=inventory.ravel(), units=sold))
+
+
+def sold_units(panel: Panel) -> np.ndarray:
+    """`(items, weeks)`."""
+    table = panel.to_pandas().sort_values(["item_id", "timestamp"])
+    return table["units"].to_numpy().reshape(-1, WEEKS)
+
+
+def fit_bench(panel: Panel) -> Bench:
+    """Demand of every category on the valued weeks; nobody asks for habits here."""
+    weeks = read_valued_weeks(panel, find_origins(panel, (4, 8, 12), 4)[0], QUICK)
+    answers = [fit_category_demand(weeks, label, QUICK.price_persistence) for label in np.unique(weeks.categories)]
+    demands = tuple(answer for answer in answers if isinstance(answer, CategoryDemand))
+    assert len(demands) == len(answers)
+    return Bench(weeks, demands, None, QUICK, 0)  # type: ignore[arg-type]
+
+
+def test_weeks_without_stock_do_not_keep_the_stock_test_from_an_item_s_other_weeks(panel: Panel) -> None:
+    units = sold_units(panel)
+    stock = units + np.random.default_rng(0).integers(1, 60, size=units.shape)
+    empty = np.arange(WEEKS) == WEEKS - 3
+    bench = fit_bench(stock_shop(panel, np.where(empty, 0.0, stock), np.where(empty, 0.0, units)))
+    found = examine_stock(bench)
+    assert found is not None
+    assert found.num_clusters == PRODUCTS // 2
+    assert examine_stock(fit_bench(stock_shop(panel, np.full(units.shape, 1000.0)))) is None
+
+
+def test_the_page_says_where_no_stock_test_could_be_run(panel: Panel, tmp_path: Path) -> None:
+    units = sold_units(panel)
+    moves = (np.arange(len(units)) // STORES % 2 == 0)[:, None]  # snacks
+    stock = np.where(moves, units + np.random.default_rng(0).integers(1, 60, size=units.shape), 1000.0)
+    found = evaluate_on_panel(ask(stock_shop(panel, stock)), build_holders(0.9), tmp_path)
+    assert found.manager is not None
+    assert found.manager.stock_test is not None
+    assert found.manager.stock_untested == ("drinks",)
+    assert "No stock test could be run in drinks" in write_value_report(tmp_path / "page", found).read_text()
 
 
 def test_without_any_cost_values_are_revenue_and_the_page_says_so(panel: Panel, tmp_path: Path) -> None:

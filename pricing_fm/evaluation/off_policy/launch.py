@@ -87,7 +87,7 @@ class Candidate:
         sensitivity: Of the range.
         tail: Difference of the worst outcomes to the manager's, from `bootstrap_cvar_difference`. None = value not
             identified.
-        stock_test: Of the demand model behind a structured value; None = not judged.
+        stock_test: Of the demand model behind a structured value; None = none could be run, which a launch tells.
 
     Raises:
         ValueError: If a range or tail is missing beside a value, or ends are in the wrong order.
@@ -302,6 +302,10 @@ def _judge(candidate: Candidate, gain: Interval, margin: float, family: int, rul
 def _describe_identification(candidate: Candidate, rules: IdentificationRules) -> tuple[str, ...]:
     """What `judge_identification` found nothing against."""
     assert isinstance(candidate.value, PolicyValue)
+    untested = (
+        "no stock test could be run, as the log has no stock that moves: whether the buyer knew more of demand than the"
+        " log holds was not looked at",
+    )
     return (
         f"the log supports {candidate.support_mass:.0%} of what the policy does; at least"
         f" {rules.least_support_mass:.0%} is needed",
@@ -309,6 +313,7 @@ def _describe_identification(candidate: Candidate, rules: IdentificationRules) -
         f" {rules.least_sample_size:.0f} are needed",
         f"prices were decided {candidate.price_episodes} times; at least {rules.least_price_episodes} distinct price"
         " episodes are needed",
+        *(untested if candidate.stock_test is None else ()),
     )
 
 

@@ -17,6 +17,7 @@ from pricing_fm.evaluation.off_policy import (
     compute_downside_probability,
     estimate_stock_relation,
     estimate_t_interval,
+    has_telling_stock,
     subtract_contributions,
 )
 from pricing_fm.evaluation.off_policy.contributions import Contributions
@@ -59,7 +60,8 @@ class ManagerFindings:
         by_category, by_segment: Values with intervals.
         at_costs: Value at other cost shares.
         parity: Price level of each segment; None = no segments.
-        stock_test: Of the category in which stock and unexplained demand move together most; None = no stock.
+        stock_test: Of the category in which stock and unexplained demand move together most; None = none was run.
+        stock_untested: Categories in which stock does not move, so that no test could be run.
     """
 
     path: PathValue
@@ -69,6 +71,7 @@ class ManagerFindings:
     at_costs: dict[float, PathValue]
     parity: SegmentParity | None
     stock_test: StockTest | None
+    stock_untested: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ def value_manager(bench: Bench, unit_costs: np.ndarray, other_costs: dict[float,
         at_costs={share: value_path(bench, weeks.prices, costs, same) for share, costs in other_costs.items()},
         parity=measure_price_parity(bench, weeks.prices),
         stock_test=examine_stock(bench),
+        stock_untested=tuple(part.category for part in bench.demands if not has_telling_stock(part.demand)),
     )
 
 
@@ -263,16 +267,8 @@ def examine_stock(bench: Bench) -> StockTest | None:
     Returns:
         The test with the smallest p-value, times the number of categories tested; None without stock that moves.
     """
-    tests = []
-    for part in bench.demands:
-        log = part.demand.log
-        moving = (
-            np.isfinite(log.stock).all(axis=1)
-            & (log.stock.max(axis=1) > log.stock.min(axis=1))
-            & (log.stock > 0).all(axis=1)
-        )
-        if len(np.unique(log.clusters[moving])) > 1:
-            tests.append(estimate_stock_relation(part.demand))
+    # Periods without stock take no part in the test; they are no reason to leave out the item's others.
+    tests = [estimate_stock_relation(part.demand) for part in bench.demands if has_telling_stock(part.demand)]
     if not tests:
         return None
     worst = min(tests, key=lambda test: test.p_value)

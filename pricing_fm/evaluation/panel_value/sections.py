@@ -365,6 +365,11 @@ def _show_notes(found: PanelValueEvaluation) -> Section:
         f"{part.category} {part.elasticity - (part.memory or 0.0):.1f} at once and {part.elasticity:.1f} when held"
         for part in found.demands
     )
+    if found.manager is not None and found.manager.stock_untested and weeks.has_stock:
+        notes.append(
+            f"No stock test could be run in {', '.join(found.manager.stock_untested)}, where stock does not move or is"
+            " not recorded: whether the buyer knew more of demand there than the log holds was not looked at."
+        )
     if elasticities:
         notes.append(f"Demand moves by this percentage when a price moves by one percent: {elasticities}.")
     if not found.demands:
