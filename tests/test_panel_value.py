@@ -24,7 +24,7 @@ from pricing_fm.evaluation.panel_value import (
     read_valued_weeks,
     write_value_report,
 )
-from pricing_fm.evaluation.panel_value.demand import CategoryDemand, fit_category_demand
+from pricing_fm.evaluation.panel_value.demand import CategoryDemand, build_shop, fit_category_demand
 from pricing_fm.evaluation.panel_value.diagnostics import bound_by_monotone_demand
 from pricing_fm.evaluation.panel_value.findings import examine_stock
 from pricing_fm.evaluation.panel_value.proposals import add_plan, find_origins
@@ -282,6 +282,50 @@ def test_the_page_says_where_no_stock_test_could_be_run(panel: Panel, tmp_path: 
     assert found.manager.stock_test is not None
     assert found.manager.stock_untested == ("drinks",)
     assert "No stock test could be run in drinks" in write_value_report(tmp_path / "page", found).read_text()
+
+
+def test_unknown_stock_stays_unknown_and_the_replay_knows_nothing_of_the_future(panel: Panel) -> None:
+    units = sold_units(panel)
+    stock = units + 50.0
+    first = WEEKS - VALUED
+    stock[0] = np.nan  # never recorded
+    stock[1, : first + 3] = np.nan  # not before the fourth valued week
+    stock[2, first + 5] = np.nan
+    stock[2, first + 4] = units[2, first + 4]  # sold out, and less than what is sold in the week after
+    units[2, first + 5] = stock[2, first + 4] + 9.0
+    bench = fit_bench(stock_shop(panel, stock, units))
+    weeks = bench.weeks
+    assert np.array_equal(np.isnan(weeks.stock), np.isnan(stock[:, first:]))
+    part = next(part for part in bench.demands if 2 in part.items)
+    place = part.items.tolist().index(2)
+    counts = part.demand.rows.counts
+    censored, informative = (column.reshape(len(part.items), -1) for column in (counts.censored, counts.informative))
+    assert informative.all()
+    assert censored[place].tolist() == [week == 4 for week in range(VALUED)]
+    assert np.isinf(weeks.replayed_stock[0]).all()
+    assert np.isinf(weeks.replayed_stock[1, :3]).all()
+    assert weeks.replayed_stock[2, 5] == units[2, first + 5]
+    assert any(
+        f"not recorded in {VALUED + 4} of {units[:, first:].size:,} item-periods" in note for note in weeks.notes
+    )
+    assert any(f"no limit in {VALUED + 3}" in note for note in weeks.notes)
+    replay = build_shop(weeks, np.arange(len(units)), np.zeros(weeks.units.shape), 0.7).stock
+    state = replay.start(1)
+    for week in range(VALUED):
+        known = np.isfinite(weeks.stock[:, week])
+        assert np.array_equal(replay.get_available(state, week)[known, 0], weeks.stock[known, week])
+        assert np.isinf(replay.get_available(state, week)[0, 0])
+        state = replay.advance(state, weeks.units[:, week, None], week)
+
+
+def test_gaps_in_the_stock_record_do_not_keep_a_policy_from_being_valued(panel: Panel, tmp_path: Path) -> None:
+    units = sold_units(panel)
+    stock = np.where(np.random.default_rng(0).random(units.shape) < 0.2, np.nan, units + 30.0)
+    stock[0] = np.nan
+    found = evaluate_on_panel(ask(stock_shop(panel, stock)), build_holders(0.9), tmp_path)
+    assert found.manager is not None
+    assert found.manager.value.value == pytest.approx(found.log_mean.value, rel=0.02)
+    assert "Stock is not recorded in" in write_value_report(tmp_path / "page", found).read_text()
 
 
 def test_without_any_cost_values_are_revenue_and_the_page_says_so(panel: Panel, tmp_path: Path) -> None:
