@@ -328,6 +328,37 @@ def test_gaps_in_the_stock_record_do_not_keep_a_policy_from_being_valued(panel: 
     assert "Stock is not recorded in" in write_value_report(tmp_path / "page", found).read_text()
 
 
+@pytest.mark.parametrize(
+    ("sold", "held", "message"),
+    [
+        (3.6, 40.0, "'p00|s2' at 2023-11-06: units 3.6 is no whole number.*grams instead of kilograms"),
+        (3.6, 3.6, "units 3.6 is no whole number"),
+        (3.0, 3.6, "inventory 3.6 is no whole number.*rounded down to what could be sold"),
+        (9.0, 4.0, "units 9 is more than the inventory.*leave it empty where it is not known"),
+    ],
+)
+def test_what_is_no_count_is_refused_with_item_value_and_remedy(
+    panel: Panel, sold: float, held: float, message: str
+) -> None:
+    units = sold_units(panel)
+    stock = units + 50.0
+    units[2, WEEKS - 4], stock[2, WEEKS - 4] = sold, held
+    with pytest.raises(PanelError, match=message):
+        fit_bench(stock_shop(panel, stock, units))
+
+
+def test_whole_numbers_are_told_from_fractions_despite_rounding_errors_and_history_may_hold_fractions(
+    panel: Panel,
+) -> None:
+    units = sold_units(panel)
+    expected = fit_bench(stock_shop(panel, units + 50.0, units)).demands
+    noisy = units + 1e-12 * np.random.default_rng(0).random(units.shape)
+    noisy[:, 0] += 0.5
+    stock = units + 50.0 - 1e-12
+    for part, same in zip(fit_bench(stock_shop(panel, stock, noisy)).demands, expected, strict=True):
+        assert part.elasticity == same.elasticity
+
+
 def test_without_any_cost_values_are_revenue_and_the_page_says_so(panel: Panel, tmp_path: Path) -> None:
     found = evaluate_on_panel(ask(panel, assumed_cost_share=None), build_holders(0.7), tmp_path)
     assert found.costs.objective == "revenue"

@@ -136,7 +136,7 @@ def build_demand_log(weeks: ValuedWeeks, items: np.ndarray, persistence: float) 
         The log.
     """
     return DemandLog(
-        units=np.round(weeks.units[items]),
+        units=weeks.units[items],
         stock=weeks.stock[items],
         prices=weeks.recorded_prices[items],
         list_prices=np.repeat(weeks.regular_prices[items, None], weeks.units.shape[1], axis=1),
@@ -163,7 +163,7 @@ def build_shop(weeks: ValuedWeeks, items: np.ndarray, unit_costs: np.ndarray, pe
     """
     stock: Stock = UnlimitedStock(len(items))
     if weeks.has_stock:
-        held, sold = weeks.replayed_stock[items], np.nan_to_num(np.round(weeks.units[items]))
+        held, sold = weeks.replayed_stock[items], np.nan_to_num(weeks.units[items])
         arrivals = np.zeros_like(held)
         # What came in between is what stands there next beyond what was left; a shrinkage counts as nothing. Before its
         # first record an item sells without end, of which nothing is left.

@@ -12,6 +12,7 @@ from pricing_fm.evaluation.off_policy.decision_log import Reference, find_recent
 from pricing_fm.evaluation.panel_value.arguments import ValueArguments
 from pricing_fm.panel import Panel
 
+_ROUNDING = 1e-6  # units: what floating point leaves of a whole number
 _OUTLYING = 0.005  # share of prices at either end that need no rung of their own
 _THIRDS = ("low", "middle", "high")
 
@@ -100,7 +101,8 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         The weeks.
 
     Raises:
-        PanelError: If there is no history, the segment column is missing, or fewer than two items are left.
+        PanelError: If there is no history, the segment column is missing, fewer than two items are left, or units are
+            not whole or exceed the stock.
     """
     cut, periods = _cut_panel(panel, origin, arguments)
     reference: Reference = "list_price" if names.LIST_PRICE in cut.frame else "recent_high"
@@ -118,18 +120,19 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
     usual = np.nanmedian(recorded[:, :first], axis=1)
     units, stock = table.read(names.UNITS), _read_stock(table)
     replayed = _carry_stock(stock, units)
+    _check_counts(table, units, stock, replayed, first)
     sold = panel.frame[panel.frame[names.TIMESTAMP] >= origin]
     revenue, is_valued = sold[names.UNITS] * sold[names.PRICE], sold[names.ITEM_ID].isin(table.item_ids)
     return ValuedWeeks(
         panel=panel,
         decisions=decisions,
         first=first,
-        units=units[:, valued],
+        units=np.round(units[:, valued]),
         recorded_prices=recorded[:, valued],
         prices=_carry(recorded)[:, valued],
         flags=_read_flags(table, cut.schema.promotions)[:, valued],
-        stock=stock[:, valued],
-        replayed_stock=replayed[:, valued],
+        stock=np.round(stock[:, valued]),
+        replayed_stock=np.round(replayed[:, valued]),
         regular_prices=np.where(np.isfinite(regular), regular, usual),
         costs=costs,
         clusters=_read_clusters(cut, decisions),
@@ -223,7 +226,7 @@ def _read_flags(table: _Cells, columns: tuple[str, ...]) -> np.ndarray:
 
 def _read_stock(table: _Cells) -> np.ndarray:
     """NaN = not recorded; infinite where no item has a record."""
-    stock = np.floor(table.read(names.INVENTORY))
+    stock = table.read(names.INVENTORY)
     return stock if np.isfinite(stock).any() else np.full(stock.shape, np.inf)
 
 
@@ -231,6 +234,31 @@ def _carry_stock(stock: np.ndarray, units: np.ndarray) -> np.ndarray:
     """A number for every period, from what was known by then: a later record would tell what is yet to be sold."""
     carried = pd.DataFrame(stock).ffill(axis=1).to_numpy(dtype=np.float64)
     return np.where(np.isnan(stock), np.maximum(np.nan_to_num(carried, nan=np.inf), np.nan_to_num(units)), stock)
+
+
+def _check_counts(table: _Cells, units: np.ndarray, stock: np.ndarray, replayed: np.ndarray, first: int) -> None:
+    """Refuse what the likelihood of demand, which is one of counts, could only read after rounding."""
+    periods = np.arange(units.shape[1])
+    for column, values, broken, told in (
+        (names.UNITS, units, _is_fraction(units), "is no whole number; demand is valued as a count. Give units in the"
+         " pieces that are sold (packs, grams instead of kilograms)"),
+        (names.INVENTORY, replayed, _is_fraction(replayed), "is no whole number; demand is valued as a count. Give it"
+         " in the pieces that units are, rounded down to what could be sold"),
+        (names.UNITS, units, units > stock + _ROUNDING, "is more than the inventory at the start of the period. Add"
+         " what came in during the period to the inventory, or leave it empty where it is not known"),
+    ):  # fmt: skip
+        where = np.argwhere(broken & (periods >= first))
+        if len(where):
+            item, period = where[0].tolist()
+            raise PanelError(
+                f"item {str(table.item_ids[item])!r} at {pd.Timestamp(table.timestamps[period]):%Y-%m-%d}: {column}"
+                f" {values[item, period]:g} {told} ({len(where):,} such item-periods are to be valued)"
+            )
+
+
+def _is_fraction(values: np.ndarray) -> np.ndarray:
+    known = np.where(np.isfinite(values), values, 0.0)
+    return np.asarray(np.abs(known - np.round(known)) > _ROUNDING)
 
 
 def _carry(values: np.ndarray) -> np.ndarray:
