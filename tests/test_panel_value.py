@@ -359,6 +359,31 @@ def test_whole_numbers_are_told_from_fractions_despite_rounding_errors_and_histo
         assert part.elasticity == same.elasticity
 
 
+@dataclass(frozen=True)
+class PartlyUsual(Holder):
+    """Holds a price of the ladder for one product of each category, and a price never charged for all others."""
+
+    def propose(self, history: Panel, planned: Panel, periods: int) -> pd.Series:
+        prices = super().propose(history, planned, periods)
+        return prices.where(prices.index.str.startswith(("p00", "p01")), 0.61 / self.multiple * prices)
+
+
+def test_few_decision_units_have_values_without_intervals(panel: Panel, tmp_path: Path) -> None:
+    table = panel.to_pandas().drop(columns="price_imputed")
+    rare = load_panel(table.assign(segment=np.where(table["product_id"] == "p03", "rare", "usual")))
+    found = evaluate_on_panel(ask(rare), lambda weeks, costs: [PartlyUsual("partly", 0.9)], tmp_path)
+    policy = found.policies[0]
+    assert policy.weighted_log is not None
+    assert np.isfinite(policy.weighted_log.value)
+    assert np.isnan([policy.weighted_log.lower, policy.weighted_log.upper]).all()
+    assert policy.gain_by_segment is not None
+    assert np.isnan(policy.gain_by_segment["rare"].lower)
+    assert policy.gain_by_segment["usual"].lower < policy.gain_by_segment["usual"].upper
+    page = write_value_report(tmp_path / "page", found).read_text()
+    assert "nan" not in re.sub(r"<[^>]+>|base64,[A-Za-z0-9+/=]+", "", page).lower().split()
+    assert build_rows(found, "shop_W")
+
+
 def test_without_any_cost_values_are_revenue_and_the_page_says_so(panel: Panel, tmp_path: Path) -> None:
     found = evaluate_on_panel(ask(panel, assumed_cost_share=None), build_holders(0.7), tmp_path)
     assert found.costs.objective == "revenue"

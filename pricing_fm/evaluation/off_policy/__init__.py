@@ -44,6 +44,7 @@ from pricing_fm.evaluation.off_policy.contributions import (
     Contributions,
     NotIdentified,
     PolicyValue,
+    RefusalError,
     subtract_contributions,
 )
 from pricing_fm.evaluation.off_policy.decision_log import (
@@ -265,6 +266,7 @@ __all__ = [
     "PricePolicy",
     "PriceState",
     "RandomisedDecisions",
+    "RefusalError",
     "RegretRisk",
     "SENSITIVITIES",
     "Shop",
