@@ -175,6 +175,21 @@ def test_monotone_demand_gives_the_manager_what_he_earned(found: PanelValueEvalu
     assert beyond.lower < beyond.upper
 
 
+def test_monotone_demand_puts_back_what_stock_cut_off(panel: Panel) -> None:
+    units = sold_units(panel)
+    wanted = fit_bench(panel)
+    stock = np.full(units.shape, np.ceil(units.mean(axis=1, keepdims=True)))
+    stock[:, WEEKS - 5] = 0.0
+    bench = fit_bench(stock_shop(panel, stock, np.minimum(units, stock)))
+    assert (bench.weeks.units == bench.weeks.stock).mean() > 0.25
+    prices, free = bench.weeks.prices, np.zeros(bench.weeks.prices.shape)
+    truth, found = (bound_by_monotone_demand(one, prices, free) for one in (wanted, bench))
+    sold = float((np.minimum(units, stock)[:, WEEKS - VALUED :] * prices).mean())
+    assert sold < 0.8 * truth.lower
+    assert found.lower == pytest.approx(truth.lower, rel=0.05)
+    assert found.upper == pytest.approx(truth.upper, rel=0.05)
+
+
 def test_costs_ten_points_off_move_the_gain_the_way_they_must(found: PanelValueEvaluation) -> None:
     """Dearer units make volume worth less: holding a low price looks worse."""
     cheap = next(policy for policy in found.policies if policy.name == "hold_0.7")
@@ -325,7 +340,9 @@ def test_gaps_in_the_stock_record_do_not_keep_a_policy_from_being_valued(panel: 
     found = evaluate_on_panel(ask(stock_shop(panel, stock)), build_holders(0.9), tmp_path)
     assert found.manager is not None
     assert found.manager.value.value == pytest.approx(found.log_mean.value, rel=0.02)
-    assert "Stock is not recorded in" in write_value_report(tmp_path / "page", found).read_text()
+    page = write_value_report(tmp_path / "page", found).read_text()
+    assert "Stock is not recorded in" in page
+    assert "filled in by the model of demand" in page
 
 
 @pytest.mark.parametrize(
@@ -439,6 +456,7 @@ def test_the_page_holds_every_part_and_its_figures(found: PanelValueEvaluation, 
     page = write_value_report(tmp_path, found).read_text()
     assert tuple(re.findall(r"<h2>(.*?)</h2>", page)) == SECTIONS
     assert page.count("data:image/png") == 5
+    assert "filled in by the model of demand" not in page
     assert {path.stem for path in tmp_path.glob("*.png")} == {
         "values", "gain_by_group", "habits", "sensitivity", "estimators",
     }  # fmt: skip

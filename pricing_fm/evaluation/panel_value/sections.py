@@ -333,12 +333,16 @@ def _show_other_views(found: PanelValueEvaluation, manager: ManagerFindings, kno
             )
     figure = figures.plot_estimators(pd.DataFrame(rows))
     titles = ("at least", "at most", "item-weeks at a price never tried")
+    stocked = (
+        " Weeks without stock are left out; what sold-out weeks could have sold is filled in by the model of demand,"
+        " and amounts are those of shelves that are never empty."
+    )
     return Section(
         "Do other ways of reading the log agree?",
         "The headline combines a model of demand with weights that make the log look like the policy. Each alone is"
         " shown beside it. The table assumes nothing but that demand does not rise with the price, nor above the most"
         f" that a price of the product ever sold: {found.costs.objective} per item and {name_period(found)}. Weeks are"
-        " compared as they are, whatever made some of them better.",
+        f" compared as they are, whatever made some of them better.{stocked if found.weeks.has_stock else ''}",
         PageTable((Column("policy"), *map(Column, titles)), tuple(lines)),
         (PageFigure("estimators", "Gain by several estimators", figure),),
         (
