@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +228,20 @@ def test_a_log_that_never_tried_other_prices_ends_in_an_experiment(tmp_path: Pat
     assert not [row for row in build_rows(found, "shop_W") if row.name in ("gain", "value")]
     page = write_value_report(tmp_path / "page", found).read_text()
     assert "experiment needed" in page
-    assert "The experiment that would decide" in page
+    assert "An experiment that would show a gain above zero, which is less than a launch asks for" in page
+    assert "experiment that would decide" not in page
+
+
+def test_an_experiment_for_a_launch_is_one_that_shows_a_gain_above_the_margin(panel: Panel, tmp_path: Path) -> None:
+    wide = evaluate_on_panel(ask(panel, arguments=replace(QUICK, launch_margin=0.14)), build_holders(0.9), tmp_path)
+    decision, gain = wide.decision, wide.decision.candidates[0].gain
+    assert decision.verdict is Verdict.EXPERIMENT_NEEDED
+    assert decision.experiment_at_estimate is not None
+    assert gain is not None
+    assert decision.experiment_at_estimate.effect == pytest.approx((gain.value - decision.margin) / VALUED)
+    page = write_value_report(tmp_path / "page", wide).read_text()
+    assert "The experiment that would decide, if the gain is what the log estimates" in page
+    assert "show a gain above what a launch asks for" in page
 
 
 def test_prices_far_beyond_the_log_are_not_identified(panel: Panel, tmp_path: Path) -> None:

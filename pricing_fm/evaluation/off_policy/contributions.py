@@ -13,9 +13,10 @@ NO_WEEK = -1  # of a row that no calendar week has a part in, such as a model's 
 
 
 class RefusalError(ValueError):
-    """The log cannot answer: it holds too few, or none, of the decisions that a number would rest on.
+    """There is no answer: the log holds too few, or none, of the decisions that a number would rest on.
 
-    Unlike other errors it says nothing against the call; benchmarks count it.
+    Likewise where no experiment is large enough. Unlike other errors it says nothing against the call, and may be
+    counted.
     """
 
 

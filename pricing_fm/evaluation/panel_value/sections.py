@@ -8,6 +8,7 @@ from pricing_fm.evaluation.panel_value.evaluation import PanelValueEvaluation
 from pricing_fm.evaluation.panel_value.findings import RULE_SENSITIVITY, ManagerFindings, PolicyFindings
 from pricing_fm.evaluation.panel_value.valuation import MANAGER
 from pricing_fm.evaluation.panel_value.wording import (
+    ABOVE_MARGIN,
     VERDICTS,
     count_periods,
     describe_plan,
@@ -63,14 +64,14 @@ def _show_decision(found: PanelValueEvaluation) -> Section:
     notes = []
     if decision.experiment is not None:
         notes.append(
-            f"An experiment that decides about {figures.name_policy(decision.selected)}: decision units (a product, in"
-            " all places that share its price) switch between today's prices and the policy in blocks, in an order"
-            f" drawn by lot; {describe_plan(found, decision.experiment)}."
+            f"An experiment about {figures.name_policy(decision.selected)}: decision units (a product, in all places"
+            " that share its price) switch between today's prices and the policy in blocks, in an order drawn by lot;"
+            f" {describe_plan(found, decision.experiment)}."
         )
     if decision.experiment_at_estimate is not None:
         notes.append(
-            "If the gain is as large as the log estimates, less is enough:"
-            f" {describe_plan(found, decision.experiment_at_estimate)}."
+            "A launch asks for more than a gain above zero. If the gain is as large as the log estimates:"
+            f" {describe_plan(found, decision.experiment_at_estimate, ABOVE_MARGIN)}."
         )
     if found.experiment_by_item is not None:
         notes.append(
