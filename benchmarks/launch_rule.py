@@ -166,7 +166,10 @@ def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dic
 
 def tabulate(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
     """Verdicts of the rule beside those of simpler ones."""
-    asked = f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}"
+    asked = (
+        f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}; true gains between"
+        f" 0% and {arguments.better:.0%} are not drawn"
+    )
     table = Table(title=f"{len(rows)} comparisons; {asked}")
     for column in ("rule", "truly better", "launch", "do not launch", "experiment"):
         table.add_column(column, justify="left" if column == "rule" else "right")
