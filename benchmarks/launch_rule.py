@@ -79,7 +79,7 @@ def compare(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "upper": None if verdict.gain is None else verdict.gain.upper / decision.manager_value,
         "cells": None if decision.experiment is None else decision.experiment.num_cells,
         "weeks": None if decision.experiment is None else decision.experiment.num_weeks,
-        "weeks_at_estimate": None
+        "weeks_above_margin": None
         if decision.experiment_at_estimate is None
         else decision.experiment_at_estimate.num_weeks,
     }
@@ -166,7 +166,10 @@ def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dic
 
 def tabulate(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
     """Verdicts of the rule beside those of simpler ones."""
-    asked = f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}"
+    asked = (
+        f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}; true gains between"
+        f" 0% and {arguments.better:.0%} are not drawn"
+    )
     table = Table(title=f"{len(rows)} comparisons; {asked}")
     for column in ("rule", "truly better", "launch", "do not launch", "experiment"):
         table.add_column(column, justify="left" if column == "rule" else "right")
@@ -209,14 +212,15 @@ def describe(rows: list[dict[str, Any]]) -> list[str]:
     if asked:
         cells, weeks = (np.array([row[name] for row in asked]) for name in ("cells", "weeks"))
         lines.append(
-            f"switchback for the margin: {np.median(cells):,.0f} cells, {np.median(weeks):,.0f} weeks (medians; weeks"
-            f" {weeks.min():,} to {weeks.max():,})"
+            f"switchback that shows a gain above zero, if it is the margin: {np.median(cells):,.0f} cells,"
+            f" {np.median(weeks):,.0f} weeks (medians; weeks {weeks.min():,} to {weeks.max():,})"
         )
-    sizes = np.array([row["weeks_at_estimate"] for row in asked if row["weeks_at_estimate"] is not None])
+    # Chunks on disk may be older than this number.
+    sizes = np.array([size for row in asked if (size := row.get("weeks_above_margin")) is not None])
     if len(sizes):
         lines.append(
-            f"switchback for the estimated gain, where above the margin ({len(sizes)}): {np.median(sizes):,.0f} weeks"
-            f" (median; {sizes.min():,} to {sizes.max():,})"
+            f"switchback that shows a gain above the margin, if it is the estimate ({len(sizes)}):"
+            f" {np.median(sizes):,.0f} weeks (median; {sizes.min():,} to {sizes.max():,})"
         )
     for low, high in ((0.05, 0.15), (0.15, 0.25), (0.25, 1.0)):
         found = Counter(row["verdict"] for row in rows if low <= row["true_gain"] < high)

@@ -4,8 +4,8 @@ Each shop is a simulated retail category in several stores (pricing_fm.markets) 
 then by habits of his own; nothing of him or of demand is known but the panel. Candidates hold a multiple of the list
 price of every product. Those that truly earn `--better` to `--best` more than the manager over the weeks after the log,
 and those that earn as much or up to 30 % less, are valued in equal numbers by `evaluate_on_panel` on the log's last
-weeks. What hidden knowledge may do is bounded in general, and as knowledge of the level of demand. Shops are written to
-disk one by one; a second start goes on where the first one ended.
+weeks; what lies between is not drawn. What hidden knowledge may do is bounded in general, and as knowledge of the level
+of demand. Shops are written to disk one by one; a second start goes on where the first one ended.
 
 Example: OMP_NUM_THREADS=1 python benchmarks/launch_rule_panels.py --policies 100 --output_dir outputs/launch_panels
 """
@@ -191,9 +191,11 @@ def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dic
     return rows[: arguments.policies]
 
 
-def tabulate(rows: Sequence[dict[str, Any]]) -> Table:
+def tabulate(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> Table:
     """Verdicts by what is allowed to be hidden."""
-    table = Table(title=f"{len(rows)} policies, half of them truly better")
+    drawn = f"better by {arguments.better:.0%} to {arguments.best:.0%}"
+    gap = f"true gains between 0% and {arguments.better:.0%} are not drawn"
+    table = Table(title=f"{len(rows)} policies, half of them truly {drawn}; {gap}")
     for column in ("hidden knowledge", "truly better", "launch", "do not launch", "experiment"):
         table.add_column(column, justify="left" if column == "hidden knowledge" else "right")
     for kind in RANGES:
@@ -257,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console, began = Console(width=120), time.process_time()
     rows = read_or_measure(arguments, console)
-    console.print(tabulate(rows))
+    console.print(tabulate(rows, arguments))
     for line in describe(rows):
         console.print(line)
     console.print(f"seed {arguments.seed}, {time.process_time() - began:.0f} s of CPU time in this run")

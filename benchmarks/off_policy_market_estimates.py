@@ -202,7 +202,7 @@ def describe_value(value: PolicyValue, manager: PolicyValue, has_weeks: bool) ->
         Numbers, NaN for what is not asked for.
 
     Raises:
-        ValueError: If too few units carry weight for an interval.
+        RefusalError: If too few units carry weight for an interval.
     """
     own = bootstrap_value(value.contributions, resample_weeks=False, replicates=REPLICATES).interval(LEVEL)
     found = [own.value, own.lower, own.upper]

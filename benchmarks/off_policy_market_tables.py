@@ -23,6 +23,10 @@ DIAGNOSTICS = (
     *(f"{end}_{sensitivity:g}" for sensitivity in SENSITIVITIES for end in ("lower", "upper")),
 )
 BOUNDED = "raises"  # the policy whose sensitivity bounds are looked at
+HEADERS = (
+    *("bias %", "worst", "RMSE %", "ratio", "coverage"),  # of values
+    *("gain bias %", "gain RMSE %", "gain ratio", "gain coverage", "Spearman", "regret %", "n"),
+)
 
 
 @dataclass(frozen=True)
@@ -163,22 +167,18 @@ def summarize_cell(cell: CellResults, every: dict[str, int]) -> list[Summary]:
 
 
 def print_cell(cell: CellResults, summaries: Sequence[Summary], console: Console) -> None:
-    """A table of one cell: Monte Carlo errors in brackets, ratios of errors to the structured estimator's."""
-    table = Table(title=f"{cell.name}: {len(cell.numbers)} logs, {cell.seconds:.2f} s of CPU time each")
-    headers = (
-        "bias %",
-        "worst",
-        "RMSE %",
-        "coverage",
-        "gain bias %",
-        "RMSE %",
-        "coverage",
-        "Spearman",
-        "regret %",
-        "n",
-    )
+    """A table of one cell, and truth, stock test and bounds below it."""
+    title = f"{cell.name}: {len(cell.numbers)} logs, {cell.seconds:.2f} s of CPU time each"
+    console.print(tabulate_cell(title, summaries))
+    for line in describe_cell(cell, summaries):
+        console.print(line)
+
+
+def tabulate_cell(title: str, summaries: Sequence[Summary]) -> Table:
+    """Monte Carlo errors in brackets; ratio = root mean squared error over the structured estimator's."""
+    table = Table(title=title)
     table.add_column("estimator", no_wrap=True)
-    for header in (*headers, "Spearman", "regret %", "n"):
+    for header in HEADERS:
         table.add_column(header, justify="right", no_wrap=True)
     for one in summaries:
         table.add_row(
@@ -196,9 +196,7 @@ def print_cell(cell: CellResults, summaries: Sequence[Summary], console: Console
             _show(one.regret, 100, ".2f"),
             f"{one.answered}/{one.asked}",
         )
-    console.print(table)
-    for line in describe_cell(cell, summaries):
-        console.print(line)
+    return table
 
 
 def _show(measured: Measured, factor: float, form: str) -> str:

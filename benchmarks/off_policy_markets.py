@@ -51,9 +51,11 @@ from rich.console import Console
 from rich.progress import track
 
 from pricing_fm import PricingPolicy
+from pricing_fm.artifact import read_manifest
 from pricing_fm.evaluation.off_policy import (
     SENSITIVITIES,
     PolicyValue,
+    RefusalError,
     bound_structured,
     compute_weight_bounds,
     estimate_stock_relation,
@@ -115,8 +117,8 @@ def measure(cell: Cell, number: int, arguments: argparse.Namespace) -> tuple[np.
             try:
                 known: list[PolicyValue] = [estimate_by_trajectories(name, one) for one in given]
                 found[ESTIMATORS.index(name)] = [describe_value(value, known[0], False) for value in known]
-            except ValueError:
-                continue  # the library's refusal, such as a state that the policy leaves by no logged rung: counted
+            except RefusalError:
+                continue  # such as a state that the policy leaves by no logged rung: counted
     return found, diagnose(cell, market, nuisances, arguments)
 
 
@@ -184,6 +186,8 @@ def keep_settings(arguments: argparse.Namespace) -> None:
     """Refuse a folder whose chunks were measured with other settings."""
     names = ("nuisances", "units", "draws", "trajectories_every", "naive_every", "two_way", "chunk", "seed")
     settings = {name: getattr(arguments, name) for name in names}
+    if arguments.nuisances == "network":
+        settings["base"] = read_manifest(arguments.base).base_fingerprint
     kept = arguments.output_dir / "settings.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{kept} holds other settings than {settings}; give another --output_dir")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pricing_fm.evaluation.off_policy.contributions import subtract_contributions
+from pricing_fm.evaluation.off_policy.contributions import RefusalError, subtract_contributions
 from pricing_fm.evaluation.off_policy.intervals import (
     bootstrap_value,
     compute_clustered_error,
@@ -162,11 +162,44 @@ def test_a_policy_on_a_handful_of_decisions_is_refused() -> None:
     target[0] = 1.0
     log = LoggedTrajectories(np.ones((50, 1)), np.full((50, 1), 0.5), target, np.arange(50))
     parts = estimate_per_decision_importance(log, compute_importance_ratios(log), self_normalized=True).contributions
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(RefusalError, match="too few"):
         bootstrap_value(parts)
     one = LoggedTrajectories(np.ones((3, 1)), np.ones((3, 1)), np.ones((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="one decision unit"):
         bootstrap_value(estimate_behavior_value(one).contributions)
+
+
+def share_weight(*weights: float, units: int = 50) -> LoggedTrajectories:
+    """Weight of the first units of the policy; rewards differ within and between units."""
+    target = np.zeros((units, 6))
+    target[: len(weights)] = np.array(weights)[:, None]
+    log = clustered_log(1, products=units, stores=1, periods=6)
+    return one_step(replace(log, propensities=np.ones((units, 6)), target_propensities=target))
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0), (1.0, 0.01, 0.01, 0.01, 0.01, 0.01)])
+def test_weight_on_one_or_two_units_has_no_student_interval(weights: tuple[float, ...]) -> None:
+    log = share_weight(*weights)
+    parts = estimate_per_decision_importance(log, compute_importance_ratios(log), self_normalized=True).contributions
+    for two_way in (False, True):
+        with pytest.raises(RefusalError, match="of 50 decision units"):
+            estimate_t_interval(parts, two_way=two_way)
+
+
+def test_weight_on_one_week_has_no_two_way_student_interval() -> None:
+    log = share_weight(*np.ones(50))
+    log = replace(log, target_propensities=np.where(log.weeks == 2, 1.0, 0.0))
+    parts = estimate_per_decision_importance(log, compute_importance_ratios(log), self_normalized=True).contributions
+    with pytest.raises(RefusalError, match="of 6 weeks"):
+        estimate_t_interval(parts)
+    assert estimate_t_interval(parts, two_way=False).lower < parts.value
+
+
+def test_weight_on_several_units_has_a_student_interval() -> None:
+    log = share_weight(*np.ones(5))
+    parts = estimate_per_decision_importance(log, compute_importance_ratios(log), self_normalized=True).contributions
+    found = estimate_t_interval(parts)
+    assert found.lower < found.value < found.upper
 
 
 def test_episodes_are_decisions_not_weeks() -> None:

@@ -92,6 +92,7 @@ def test_a_policy_without_fault_is_launched_and_every_reason_has_both_numbers() 
         ("supports 95%", "at least 80% is needed"),
         ("worth 400 observations", "at least 100 are needed"),
         ("decided 80 times", "at least 30"),
+        ("no stock test could be run", "was not looked at"),
     )
     assert len(found.reasons) == len(texts)
     for reason, (number, needed) in zip(found.reasons, texts, strict=True):
@@ -147,7 +148,9 @@ def test_each_fault_has_its_verdict_and_is_the_only_reason(
 
 
 def test_a_harmless_stock_test_is_no_reason() -> None:
-    assert decide(candidate(stock_test=NO_STOCK_RELATION)).verdict is Verdict.LAUNCH
+    found = decide(candidate(stock_test=NO_STOCK_RELATION))
+    assert found.verdict is Verdict.LAUNCH
+    assert not any("stock test" in reason for reason in found.reasons)
 
 
 def test_a_value_that_is_not_identified_brings_its_own_reasons() -> None:
@@ -187,12 +190,17 @@ def test_the_experiment_is_sized_for_the_margin_and_for_the_estimate() -> None:
     found = decide(candidate(5.0, error=4.0))
     assert found.experiment == plan_switchback(VARIATION, 2.0 / WEEKS, 2)
     assert found.experiment_at_estimate is not None
-    assert found.experiment_at_estimate.effect == pytest.approx(5.0 / WEEKS)
+    assert found.experiment_at_estimate.effect == pytest.approx((5.0 - 2.0) / WEEKS)
+    assert "shows a gain above the margin, as a launch needs" in found.describe()
     assert found.experiment_at_estimate.num_cells < found.experiment.num_cells
     assert f"{found.experiment.num_cells} cells" in found.describe()
     below = decide(candidate(1.0, error=4.0))
     assert below.experiment == found.experiment
     assert below.experiment_at_estimate is None
+    assert "shows a gain above zero" in below.describe()
+    near = decide(candidate(2.0 + 1e-7, error=4.0))
+    assert near.experiment == found.experiment
+    assert near.experiment_at_estimate is None  # no number of weeks shows how little lies beyond the margin
 
 
 def test_the_policy_that_is_worth_most_at_least_is_selected_not_the_one_with_the_best_estimate() -> None:

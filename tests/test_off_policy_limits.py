@@ -21,7 +21,7 @@ from pricing_fm.evaluation.off_policy.risk import (
     compute_downside_probability,
     estimate_segment_values,
 )
-from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation
+from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation, has_telling_stock
 from pricing_fm.evaluation.off_policy.trajectory_estimators import (
     estimate_behavior_value,
     estimate_per_decision_importance,
@@ -128,8 +128,11 @@ def test_stock_ordered_on_private_signals_is_found_out_and_stock_that_follows_sa
         blind = estimate_stock_relation(fit(order_on_signals(seed, 0.0)))
         assert abs(blind.statistic) < 3.0
     case = simulate_case(0, units=10)
+    assert has_telling_stock(fit(case))
+    unmoved = fit(replace(case, log=replace(case.log, stock=np.full((10, 13), 1e6))))
+    assert not has_telling_stock(unmoved)
     with pytest.raises(ValueError, match="does not vary"):
-        estimate_stock_relation(fit(replace(case, log=replace(case.log, stock=np.full((10, 13), 1e6)))))
+        estimate_stock_relation(unmoved)
 
 
 def test_not_identified_is_an_answer_with_its_reasons() -> None:

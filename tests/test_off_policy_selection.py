@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pricing_fm.evaluation.off_policy.contributions import Contributions
+from pricing_fm.evaluation.off_policy.contributions import Contributions, RefusalError
 from pricing_fm.evaluation.off_policy.intervals import bootstrap_value
 from pricing_fm.evaluation.off_policy.selection import (
     SimultaneousBounds,
@@ -110,8 +110,10 @@ def test_worst_outcomes_are_compared_in_pairs() -> None:
 
 
 def test_weights_decide_which_outcomes_are_the_policys() -> None:
-    outcomes, units = np.array([1.0, 2.0, 3.0, 4.0]), np.arange(4)
-    found = bootstrap_cvar_difference(outcomes, outcomes, units, np.array([0.0, 0.0, 5.0, 5.0]), level=0.5)
+    outcomes, units = np.tile([1.0, 2.0, 3.0, 4.0], 5), np.arange(20)
+    found = bootstrap_cvar_difference(outcomes, outcomes, units, np.tile([0.0, 0.0, 5.0, 5.0], 5), level=0.5)
     assert found.value == pytest.approx(3.0 - 1.5)
     with pytest.raises(ValueError, match="one decision unit"):
-        bootstrap_cvar_difference(outcomes, outcomes, np.zeros(4))
+        bootstrap_cvar_difference(outcomes, outcomes, np.zeros(20))
+    with pytest.raises(RefusalError, match="too few units"):
+        bootstrap_cvar_difference(outcomes, outcomes, units, np.where(units == 3, 1.0, 0.0))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from pricing_fm.evaluation.off_policy.contributions import RefusalError
 from pricing_fm.evaluation.off_policy.sensitivity import (
     WeightBounds,
     bootstrap_bounds,
@@ -130,6 +131,18 @@ def test_the_bootstrap_of_the_bounds_is_wider_and_forms_every_ratio_anew() -> No
     assert blocks.upper - blocks.lower > 1.5 * (single.upper - single.lower)
     constant = bootstrap_bounds(np.full(200, 4.0), weights, np.arange(200) // 10, np.arange(200) % 10, replicates=100)
     np.testing.assert_allclose(constant, 4.0)
+
+
+def test_bounds_that_rest_on_a_handful_of_decisions_have_no_interval() -> None:
+    values, propensities, target = draw_decisions(3, 200)
+    units = np.arange(200) // 10
+    for kept in (units == 7, units <= 1):
+        weights = compute_weight_bounds(np.where(kept, target, 0.0), propensities, 1.5)
+        with pytest.raises(RefusalError, match="too few units"):
+            bootstrap_bounds(values, weights, units, replicates=200)
+    weights = compute_weight_bounds(np.where(units <= 5, target, 0.0), propensities, 1.5)
+    found = bootstrap_bounds(values, weights, units, replicates=200)
+    assert found.lower < found.upper
 
 
 def test_the_structured_value_is_a_point_at_sensitivity_one_and_a_range_beyond() -> None:

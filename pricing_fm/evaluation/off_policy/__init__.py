@@ -44,6 +44,7 @@ from pricing_fm.evaluation.off_policy.contributions import (
     Contributions,
     NotIdentified,
     PolicyValue,
+    RefusalError,
     subtract_contributions,
 )
 from pricing_fm.evaluation.off_policy.decision_log import (
@@ -169,7 +170,7 @@ from pricing_fm.evaluation.off_policy.shop import (
     advance_prices,
     run_shop,
 )
-from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation
+from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation, has_telling_stock
 from pricing_fm.evaluation.off_policy.stocks import BaseStock, Deliveries, MarketStock, Stock, UnlimitedStock
 from pricing_fm.evaluation.off_policy.structured import (
     DecisionWeights,
@@ -265,6 +266,7 @@ __all__ = [
     "PricePolicy",
     "PriceState",
     "RandomisedDecisions",
+    "RefusalError",
     "RegretRisk",
     "SENSITIVITIES",
     "Shop",
@@ -362,6 +364,7 @@ __all__ = [
     "fit_q_backward",
     "fit_q_stationary",
     "fit_state_model",
+    "has_telling_stock",
     "judge_identification",
     "measure_agreement",
     "measure_behavior_calibration",

@@ -12,6 +12,14 @@ import numpy as np
 NO_WEEK = -1  # of a row that no calendar week has a part in, such as a model's value of the first state
 
 
+class RefusalError(ValueError):
+    """There is no answer: the log holds too few, or none, of the decisions that a number would rest on.
+
+    Likewise where no experiment is large enough. Unlike other errors it says nothing against the call, and may be
+    counted.
+    """
+
+
 @dataclass(frozen=True)
 class Contributions:
     """An estimate as a sum of ratios: `sum over terms of (sum of numerators / sum of denominators)`.
@@ -27,7 +35,7 @@ class Contributions:
         num_clusters, num_weeks: C and W.
 
     Raises:
-        ValueError: If shapes differ, a number is not finite or a term has no positive denominator.
+        ValueError: If shapes differ, a number is not finite or a term has no positive denominator (`RefusalError`).
     """
 
     numerators: np.ndarray
@@ -47,7 +55,7 @@ class Contributions:
         if not (np.isfinite(self.numerators).all() and np.isfinite(self.denominators).all()):
             raise ValueError("contributions must be finite")
         if not np.all(self.sum_terms(self.denominators) > 0.0):
-            raise ValueError("a term has no weight: the target policy takes none of its logged actions")
+            raise RefusalError("a term has no weight: the target policy takes none of its logged actions")
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pricing_fm.evaluation.off_policy.contributions import PolicyValue
+from pricing_fm.evaluation.off_policy.contributions import PolicyValue, RefusalError
 from pricing_fm.evaluation.off_policy.log import LoggedTrajectories, ModelValues
 from pricing_fm.evaluation.off_policy.rows import build_corrected_mean
 
@@ -262,7 +262,7 @@ def estimate_fitted_q(log: LoggedTrajectories, decisions: DecisionFeatures) -> P
     for step in range(periods):
         moments = taken[:, step].T @ taken[:, step]
         if np.linalg.matrix_rank(moments, hermitian=True) < len(moments):
-            raise ValueError(f"the logged features of step {step} are collinear; give fewer features or more units")
+            raise RefusalError(f"the logged features of step {step} are collinear; give fewer features or more units")
         weights[:, step] = taken[:, step] @ np.linalg.solve(moments, direction)
         if step + 1 < periods:
             direction = log.discount * weights[:, step] @ mean_features[:, step + 1]

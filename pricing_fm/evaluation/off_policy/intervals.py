@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contributions
+from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contributions, RefusalError
 from pricing_fm.metrics import Interval
 
 _CELLS_AT_ONCE = 4_000_000  # bounds memory: weights are (replicates, clusters or cells)
@@ -72,7 +72,8 @@ def bootstrap_value(
         The replicates.
 
     Raises:
-        ValueError: If there is one decision unit only, or more than 5 % of the replicates leave a term without weight.
+        ValueError: If there is one decision unit only, or more than 5 % of the replicates leave a term without weight
+            (`RefusalError`).
 
     References:
         Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2).
@@ -101,12 +102,26 @@ def bootstrap_value(
         drawn.append((term_weights * top[full] / bottom[full]).sum(axis=1))
     found = np.concatenate(drawn)
     empty = 1.0 - len(found) / replicates
-    if empty > MOST_EMPTY_REPLICATES:
-        raise ValueError(
-            f"{empty:.0%} of the replicates leave a term without any weight: the target policy's decisions rest on too"
-            " few units"
-        )
+    refuse_empty_replicates(empty)
     return BootstrapDraws(contributions.value, found, empty, clusters, weeks if resample_weeks else 1)
+
+
+def refuse_empty_replicates(empty_share: float) -> None:
+    """Refuse an interval whose replicates too often hold none of the policy's decisions.
+
+    What is left of them repeats the few units that carry weight: their spread is far too small, with one such unit 0.
+
+    Args:
+        empty_share: Share of the replicates without weight, in [0, 1].
+
+    Raises:
+        RefusalError: If it exceeds `MOST_EMPTY_REPLICATES`.
+    """
+    if empty_share > MOST_EMPTY_REPLICATES:
+        raise RefusalError(
+            f"{empty_share:.0%} of the replicates leave a term without any weight: the target policy's decisions rest"
+            " on too few units"
+        )
 
 
 def compute_clustered_error(contributions: Contributions, two_way: bool = True) -> float:
@@ -151,11 +166,16 @@ def estimate_t_interval(contributions: Contributions, level: float = 0.9, two_wa
         Value and both ends, with one degree of freedom less than there are units (two-way: the fewer of units, weeks).
 
     Raises:
-        ValueError: If there is one decision unit only or `level` is outside (0, 1).
+        ValueError: If there is one decision unit only, too few units or weeks carry the weight of a term
+            (`RefusalError`), or `level` is outside (0, 1).
+
+    References:
+        Kish 1965, "Survey Sampling" (as many equally weighted units as say as much).
     """
     _check_level(level)
     if contributions.num_clusters < 2:
         raise ValueError("there is one decision unit only; its contributions have no spread")
+    _refuse_concentrated_weight(contributions, two_way)
     groups = contributions.num_clusters
     if two_way and contributions.num_weeks > 1:
         groups = min(groups, contributions.num_weeks)
@@ -256,6 +276,31 @@ def _gather_cells(contributions: Contributions, resample_weeks: bool) -> _Cells:
     ]
     starts = np.flatnonzero(np.diff(columns // base, prepend=-1))
     return _Cells(parts[0], parts[1], columns % base - 1, starts)
+
+
+def _refuse_concentrated_weight(contributions: Contributions, two_way: bool) -> None:
+    """Influence values of a ratio vanish where one unit has all of its weight: the error would be 0.
+
+    The bound is the bootstrap's: of as many equally weighted units as say as much, a resampled log would hold none too
+    often. Terms that are weeks of their own, and rows without a week, need no other weeks.
+    """
+    parts = [("decision units", contributions.clusters, contributions.num_clusters, np.ones(len(contributions.terms)))]
+    if two_way and contributions.num_weeks > 1:
+        shared = (contributions.term_weeks == NO_WEEK) & (contributions.sum_terms(contributions.weeks == NO_WEEK) == 0)
+        parts.append(("weeks", contributions.weeks, contributions.num_weeks, shared[contributions.terms]))
+    for kind, codes, groups, asked in parts:
+        used = np.asarray(asked, dtype=bool)
+        if not used.any():
+            continue
+        terms, places = np.unique(contributions.terms[used], return_inverse=True)
+        weights = np.bincount(places * groups + codes[used], contributions.denominators[used], len(terms) * groups)
+        by_group = weights.reshape(len(terms), groups)
+        worth = float((by_group.sum(axis=1) ** 2 / (by_group**2).sum(axis=1)).min())
+        if (1.0 - worth / groups) ** groups > MOST_EMPTY_REPLICATES:
+            raise RefusalError(
+                f"the weight of a term rests on {worth:.1f} of {groups} {kind} (as many equally weighted ones say as"
+                " much): the target policy's decisions rest on too few to tell a spread"
+            )
 
 
 def _draw_multiplicities(rng: np.random.Generator, size: int, groups: int) -> np.ndarray:

@@ -21,7 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pricing_fm.evaluation.off_policy.contributions import NotIdentified, PolicyValue, subtract_contributions
+from pricing_fm.evaluation.off_policy.contributions import (
+    NotIdentified,
+    PolicyValue,
+    RefusalError,
+    subtract_contributions,
+)
 from pricing_fm.evaluation.off_policy.identification import IdentificationRules, judge_identification
 from pricing_fm.evaluation.off_policy.selection import (
     RegretRisk,
@@ -87,7 +92,7 @@ class Candidate:
         sensitivity: Of the range.
         tail: Difference of the worst outcomes to the manager's, from `bootstrap_cvar_difference`. None = value not
             identified.
-        stock_test: Of the demand model behind a structured value; None = not judged.
+        stock_test: Of the demand model behind a structured value; None = none could be run, which a launch tells.
 
     Raises:
         ValueError: If a range or tail is missing beside a value, or ends are in the wrong order.
@@ -161,8 +166,9 @@ class LaunchDecision:
         margin: Gain that is needed, currency per unit over the horizon.
         regret: Risk of the decision: of the selected policy if it is launched, else of keeping the manager; among the
             candidates that are identified. None = none is.
-        experiment: Switchback that shows a gain of the margin; None = the log decides.
-        experiment_at_estimate: Switchback that shows the gain that is estimated, where that exceeds the margin.
+        experiment: Switchback that shows a gain above zero, if it is as large as the margin; None = the log decides.
+        experiment_at_estimate: Switchback that shows a gain above the margin, as a launch needs, if it is as large as
+            estimated: sized for what the estimate has beyond the margin. None = nothing, or less than any size shows.
     """
 
     verdict: Verdict
@@ -179,9 +185,14 @@ class LaunchDecision:
         """Verdict, reasons, experiment and risk in words, a line each."""
         lines = [f"{self.verdict}: {self.selected}", *(f"- {reason}" for reason in self.reasons)]
         if self.experiment is not None:
-            lines.append(f"- the experiment that would decide: {self.experiment.describe()}")
+            lines.append(
+                f"- an experiment that shows a gain above zero, if it is the margin: {self.experiment.describe()}"
+            )
         if self.experiment_at_estimate is not None:
-            lines.append(f"- if the gain is what the log estimates: {self.experiment_at_estimate.describe()}")
+            lines.append(
+                "- an experiment that shows a gain above the margin, as a launch needs, if it is what the log"
+                f" estimates: {self.experiment_at_estimate.describe()} (beyond the margin)"
+            )
         if self.regret is not None:
             action = f"launching {self.selected}" if self.verdict is Verdict.LAUNCH else "keeping the manager"
             lines.append(
@@ -302,6 +313,10 @@ def _judge(candidate: Candidate, gain: Interval, margin: float, family: int, rul
 def _describe_identification(candidate: Candidate, rules: IdentificationRules) -> tuple[str, ...]:
     """What `judge_identification` found nothing against."""
     assert isinstance(candidate.value, PolicyValue)
+    untested = (
+        "no stock test could be run, as the log has no stock that moves: whether the buyer knew more of demand than the"
+        " log holds was not looked at",
+    )
     return (
         f"the log supports {candidate.support_mass:.0%} of what the policy does; at least"
         f" {rules.least_support_mass:.0%} is needed",
@@ -309,13 +324,14 @@ def _describe_identification(candidate: Candidate, rules: IdentificationRules) -
         f" {rules.least_sample_size:.0f} are needed",
         f"prices were decided {candidate.price_episodes} times; at least {rules.least_price_episodes} distinct price"
         " episodes are needed",
+        *(untested if candidate.stock_test is None else ()),
     )
 
 
 def _plan_experiments(
     chosen: CandidateVerdict, margin: float, experiment: ExperimentSettings, rules: LaunchRules
 ) -> tuple[SwitchbackPlan | None, SwitchbackPlan | None]:
-    """Switchbacks for the margin and, if that is larger, for the estimated gain."""
+    """Switchbacks that show a gain above zero at the margin, and a gain above the margin at the estimate."""
     if chosen.verdict is not Verdict.EXPERIMENT_NEEDED:
         return None, None
 
@@ -329,8 +345,13 @@ def _plan_experiments(
             round(1.0 - rules.confidence, 12),
         )
 
-    estimated = chosen.gain is not None and chosen.gain.value > margin
-    return plan(margin), plan(chosen.gain.value) if chosen.gain is not None and estimated else None
+    if chosen.gain is None or chosen.gain.value <= margin:
+        return plan(margin), None
+    try:
+        # A launch needs a lower bound above the margin: what has to be told from it is the rest of the gain.
+        return plan(margin), plan(chosen.gain.value - margin)
+    except RefusalError:  # an estimate just above the margin; how far it is beyond is more than any experiment shows
+        return plan(margin), None
 
 
 def _rank(verdict: CandidateVerdict) -> tuple[int, float]:

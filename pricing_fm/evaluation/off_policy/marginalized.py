@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pricing_fm.evaluation.off_policy.contributions import PolicyValue, build_contributions
+from pricing_fm.evaluation.off_policy.contributions import PolicyValue, RefusalError, build_contributions
 from pricing_fm.evaluation.off_policy.log import LoggedTrajectories, ModelValues
 from pricing_fm.evaluation.off_policy.rows import build_corrected_mean, build_one_mean, build_step_terms
 from pricing_fm.evaluation.off_policy.weights import ImportanceRatios, compute_effective_sample_size
@@ -63,7 +63,7 @@ def fit_state_model(log: LoggedTrajectories, ratios: ImportanceRatios) -> StateM
     for step in range(periods):
         weights, here = ratios.steps[:, step] * shares[step, states[:, step]], states[:, step]
         if np.any((marginals[step] > 0) & (np.bincount(here, weights, minlength=count) <= 0)):
-            raise ValueError(f"at step {step} the target policy leaves a state only by actions never logged there")
+            raise RefusalError(f"at step {step} the target policy leaves a state only by actions never logged there")
         rewards[step] = np.bincount(here, weights * log.rewards[:, step], minlength=count)
         if step + 1 < periods:
             moves = np.zeros((count, count))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pricing_fm.evaluation.off_policy.contributions import Contributions
-from pricing_fm.evaluation.off_policy.intervals import bootstrap_value
+from pricing_fm.evaluation.off_policy.contributions import Contributions, RefusalError
+from pricing_fm.evaluation.off_policy.intervals import bootstrap_value, refuse_empty_replicates
 from pricing_fm.evaluation.off_policy.risk import compute_cvar
 from pricing_fm.metrics import Interval
 
@@ -154,7 +154,8 @@ def bootstrap_cvar_difference(
         Difference, lower and upper bound; replicates without any weight are not drawn again but left out.
 
     Raises:
-        ValueError: If shapes do not fit, there is one decision unit only, or a number is out of bounds.
+        ValueError: If shapes do not fit, there is one decision unit only, a number is out of bounds, or more than 5 %
+            of the replicates have no weight (`RefusalError`).
     """
     own, other = np.asarray(returns, dtype=np.float64), np.asarray(manager_returns, dtype=np.float64)
     codes = np.unique(clusters, return_inverse=True)[1]
@@ -177,6 +178,7 @@ def bootstrap_cvar_difference(
     counts = rng.multinomial(units, np.full(units, 1.0 / units), size=replicates)[:, codes]
     reach = shares.reshape(len(codes), -1).sum(axis=1)
     drawn = [compare(times) for times in counts.astype(np.float64) if times @ reach > 0.0]
+    refuse_empty_replicates(1.0 - len(drawn) / replicates)
     lower, upper = np.quantile(drawn, [1.0 - confidence, confidence])
     return Interval(value, float(lower), float(upper))
 
@@ -190,7 +192,7 @@ def _draw_jointly(differences: Sequence[Contributions], resample_weeks: bool, re
         luck = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
         drawn = [bootstrap_value(difference, resample_weeks, size, luck) for difference in differences]
         if any(draws.empty_share > 0.0 for draws in drawn):
-            raise ValueError(
+            raise RefusalError(
                 "some resampled logs hold none of a policy's decisions, so that policies cannot be compared draw by"
                 " draw; leave out the policy with the smallest effective sample size"
             )

@@ -13,7 +13,9 @@ import numpy as np
 from scipy.optimize import brentq, linprog
 
 from pricing_fm.evaluation.off_policy.censored_counts import compute_demand_residuals
+from pricing_fm.evaluation.off_policy.contributions import RefusalError
 from pricing_fm.evaluation.off_policy.demand_model import FittedDemand
+from pricing_fm.evaluation.off_policy.intervals import refuse_empty_replicates
 from pricing_fm.evaluation.off_policy.shop import PricePolicy, Shop, run_shop
 
 SENSITIVITIES = (1.0, 1.5, 2.0)
@@ -134,7 +136,8 @@ def bootstrap_bounds(
         Lower percentile of the lower end and upper percentile of the upper end.
 
     Raises:
-        ValueError: If no row can have weight or `level` is outside (0, 1).
+        ValueError: If no row can have weight or too few units or weeks do, so that more than 5 % of the replicates are
+            without (`RefusalError`), or `level` is outside (0, 1).
 
     References:
         Zhao, Small and Bhattacharya 2019; Owen 2007.
@@ -151,9 +154,11 @@ def bootstrap_bounds(
         for code in codes:
             groups = int(code.max()) + 1
             times *= rng.multinomial(groups, np.full(groups, 1.0 / groups), size=size)[:, code]
-        # A replicate without any of the policy's decisions says nothing; it can only occur in tiny logs.
+        # A replicate without any of the policy's decisions says nothing.
         some = times @ weights.high > 0
-        ends += list(zip(*_bound_replicates(values, weights, times[some]), strict=True))
+        if some.any():
+            ends += list(zip(*_bound_replicates(values, weights, times[some]), strict=True))
+    refuse_empty_replicates(1.0 - len(ends) / replicates)
     lowers, uppers = np.array(ends).T
     return ValueBounds(float(np.quantile(lowers, (1.0 - level) / 2.0)), float(np.quantile(uppers, (1.0 + level) / 2.0)))
 
@@ -186,7 +191,7 @@ def bound_balanced(
     """
     nominal = weights.nominal
     if nominal.sum() <= 0.0:
-        raise ValueError("the policy takes none of the logged decisions")
+        raise RefusalError("the policy takes none of the logged decisions")
     ends = []
     for sign, functions in ((1.0, balanced), (-1.0, balanced if balanced_upper is None else balanced_upper)):
         if functions.ndim != 2 or len(functions) != len(values):
@@ -303,7 +308,7 @@ def _bound_replicates(values: np.ndarray, weights: WeightBounds, times: np.ndarr
     order = np.argsort(values, kind="stable")
     y, low, high = values[order], times[:, order] * weights.low[order], times[:, order] * weights.high[order]
     if not np.all(high.sum(axis=1) > 0.0):
-        raise ValueError("the policy takes none of the logged decisions")
+        raise RefusalError("the policy takes none of the logged decisions")
 
     def sweep(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sums with `first` weights up to each row and `last` weights after it."""

@@ -35,6 +35,18 @@ class StockTest:
     num_clusters: int
 
 
+def has_telling_stock(demand: FittedDemand) -> bool:
+    """Whether the stock of a log moves enough for `estimate_stock_relation`.
+
+    Args:
+        demand: Demand fitted to the log; periods without stock, or with unknown stock, take no part.
+
+    Returns:
+        True = at least two decision units have periods whose stock differs from before, with one that follows.
+    """
+    return len(np.unique(_spread_clusters(demand)[_find_used(demand)])) > 1
+
+
 def estimate_stock_relation(demand: FittedDemand) -> StockTest:
     """Correlate stock at the start of a week with the residual of demand of that week, against the next one's.
 
@@ -44,7 +56,7 @@ def estimate_stock_relation(demand: FittedDemand) -> StockTest:
     the difference. Sold-out weeks enter with the demand expected beyond the stock.
 
     Args:
-        demand: Demand fitted to a log with finite stocks.
+        demand: Demand fitted to a log with finite stocks; periods without stock take no part.
 
     Returns:
         The test; its variance is that over decision units and includes the fitted coefficients.
@@ -58,11 +70,8 @@ def estimate_stock_relation(demand: FittedDemand) -> StockTest:
     """
     instruments = _measure_stock(demand)
     following = _find_next(demand)
-    used = (following >= 0) & (instruments != 0.0)
-    log = demand.log
-    codes = np.unique(log.clusters, return_inverse=True)[1]
-    rows = np.broadcast_to(codes[:, None], log.units.shape)
-    if not used.any() or len(np.unique(rows[used])) < 2:
+    used, rows = _find_used(demand), _spread_clusters(demand)
+    if not has_telling_stock(demand):
         raise ValueError("stock does not vary within at least two decision units; the test has nothing to look at")
 
     def compute_moments(moved: FittedDemand) -> np.ndarray:
@@ -96,6 +105,17 @@ def estimate_stock_relation(demand: FittedDemand) -> StockTest:
 def _move(demand: FittedDemand, coefficients: np.ndarray) -> FittedDemand:
     """Other coefficients, the groups' effects unchanged: differences do not see them."""
     return replace(demand, fit=replace(demand.fit, coefficients=demand.fit.coefficients + coefficients))
+
+
+def _find_used(demand: FittedDemand) -> np.ndarray:
+    """Periods that the test looks at, bool, `(units, periods)`."""
+    return np.asarray((_find_next(demand) >= 0) & (_measure_stock(demand) != 0.0))
+
+
+def _spread_clusters(demand: FittedDemand) -> np.ndarray:
+    """Code of the decision unit, `(units, periods)`."""
+    codes = np.unique(demand.log.clusters, return_inverse=True)[1]
+    return np.broadcast_to(codes[:, None], demand.log.units.shape)
 
 
 def _measure_stock(demand: FittedDemand) -> np.ndarray:

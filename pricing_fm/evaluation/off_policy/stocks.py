@@ -100,8 +100,9 @@ class Deliveries:
     """Stock that is delivered by a fixed plan, whatever is sold.
 
     Attributes:
-        on_hand: Units that can be sold in the first period, `(units,)`.
-        arrivals: Units that arrive after each period, `(units, periods)`.
+        on_hand: Units that can be sold in the first period, `(units,)`; infinite = no limit is known.
+        arrivals: Units that arrive after each period, `(units, periods)`. A finite delivery after an unlimited period
+            is all that can be sold in the next one; an infinite one leaves that unlimited.
     """
 
     on_hand: np.ndarray
@@ -117,7 +118,8 @@ class Deliveries:
 
     def advance(self, state: np.ndarray, demand: np.ndarray, period: int) -> np.ndarray:
         """See `Stock`."""
-        return np.maximum(state - demand[..., None], 0.0) + self.arrivals[:, period, None, None]
+        left = np.where(np.isinf(state), 0.0, np.maximum(state - demand[..., None], 0.0))
+        return left + self.arrivals[:, period, None, None]
 
 
 @dataclass(frozen=True)

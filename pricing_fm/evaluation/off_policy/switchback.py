@@ -14,6 +14,8 @@ import numpy as np
 from scipy.stats import nct, norm
 from scipy.stats import t as student
 
+from pricing_fm.evaluation.off_policy.contributions import RefusalError
+
 _LONGEST_USED = 8  # weeks used of a block, where its length is chosen here
 _LEAST_BELIEVED = 0.5
 _MOST_PAIRS = 1_000_000  # per unit
@@ -205,7 +207,8 @@ def plan_switchback(
         The plan.
 
     Raises:
-        ValueError: If a number is out of bounds, the log is too short for two blocks, or no size is enough.
+        ValueError: If a number is out of bounds, the log is too short for two blocks, or no size is enough
+            (`RefusalError`).
     """
     if not (np.isfinite(effect) and effect > 0.0 and carry_over_weeks >= 0):
         raise ValueError(
@@ -315,7 +318,7 @@ def _plan_length(
     units, most = variation.num_units, 1
     while reach(units, most) < power:
         if most >= _MOST_PAIRS:
-            raise ValueError(
+            raise RefusalError(
                 f"even {2 * most} blocks per unit do not show a difference of {effect:g}; a week's deviation is"
                 f" {np.sqrt(variance):g}. Ask for a larger margin"
             )

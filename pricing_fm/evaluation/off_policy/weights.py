@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pricing_fm.evaluation.off_policy.contributions import RefusalError
 from pricing_fm.evaluation.off_policy.log import LoggedTrajectories
 
 
@@ -60,7 +61,7 @@ def compute_importance_ratios(log: LoggedTrajectories, floor: float = 0.0) -> Im
     raw = log.target_propensities / log.propensities
     decided = np.where(log.mask, raw, 0.0)
     if decided.sum() <= 0.0:
-        raise ValueError("the target policy takes none of the logged actions; the log says nothing of its value")
+        raise RefusalError("the target policy takes none of the logged actions; the log says nothing of its value")
     trimmed = float(decided[log.mask & (log.propensities < floor)].sum() / decided.sum())
     steps = np.where(log.mask, log.target_propensities / np.maximum(log.propensities, floor), 1.0)
     return ImportanceRatios(steps, np.cumprod(steps, axis=1), floor, trimmed)

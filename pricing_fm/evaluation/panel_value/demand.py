@@ -102,7 +102,9 @@ def fit_category_demand(weeks: ValuedWeeks, category: str, persistence: float) -
     """
     items = np.flatnonzero(weeks.categories == category)
     log = build_demand_log(weeks, items, persistence)
-    informative = np.isfinite(log.units) & np.isfinite(log.prices) & (log.stock > 0)
+    informative = (
+        np.isfinite(log.units) & np.isfinite(log.prices) & ~(log.stock <= 0)
+    )  # unknown stock is no empty shelf
     calendar = np.repeat(np.eye(log.units.shape[1])[None], len(items), axis=0)
     others = np.concatenate([calendar, weeks.flags[items]], axis=2)
     log_price = np.log(np.where(informative, log.prices, 1.0) / log.list_prices)
@@ -134,7 +136,7 @@ def build_demand_log(weeks: ValuedWeeks, items: np.ndarray, persistence: float) 
         The log.
     """
     return DemandLog(
-        units=np.round(weeks.units[items]),
+        units=weeks.units[items],
         stock=weeks.stock[items],
         prices=weeks.recorded_prices[items],
         list_prices=np.repeat(weeks.regular_prices[items, None], weeks.units.shape[1], axis=1),
@@ -161,10 +163,12 @@ def build_shop(weeks: ValuedWeeks, items: np.ndarray, unit_costs: np.ndarray, pe
     """
     stock: Stock = UnlimitedStock(len(items))
     if weeks.has_stock:
-        held, sold = weeks.stock[items], np.nan_to_num(np.round(weeks.units[items]))
+        held, sold = weeks.replayed_stock[items], np.nan_to_num(weeks.units[items])
         arrivals = np.zeros_like(held)
-        # What came in between is what stands there next beyond what was left; a shrinkage counts as nothing.
-        arrivals[:, :-1] = np.maximum(held[:, 1:] - np.maximum(held[:, :-1] - sold[:, :-1], 0.0), 0.0)
+        # What came in between is what stands there next beyond what was left; a shrinkage counts as nothing. Before its
+        # first record an item sells without end, of which nothing is left.
+        left = np.where(np.isinf(held), 0.0, np.maximum(held - sold, 0.0))
+        arrivals[:, :-1] = np.maximum(held[:, 1:] - left[:, :-1], 0.0)
         stock = Deliveries(held[:, 0], arrivals)
     return Shop(
         list_prices=np.repeat(weeks.regular_prices[items, None], weeks.units.shape[1], axis=1),

@@ -14,6 +14,7 @@ from pricing_fm.evaluation.off_policy import (
     bound_monotone_margin,
     build_support_map,
 )
+from pricing_fm.evaluation.off_policy.censored_counts import compute_demand_residuals
 from pricing_fm.evaluation.panel_value.valuation import Bench, Matches
 from pricing_fm.metrics import SegmentParity, compute_price_parity
 
@@ -70,7 +71,7 @@ class MonotoneValue:
     """What the log says of a policy if demand does not rise with the price, nor above the most that was ever seen.
 
     Attributes:
-        lower, upper: Margin per item and period, currency.
+        lower, upper: Margin per item and period were stock never short, currency.
         untried: Share of the item-periods at a price that no item of the product was sold at.
     """
 
@@ -80,11 +81,12 @@ class MonotoneValue:
 
 
 def bound_by_monotone_demand(bench: Bench, prices: np.ndarray, unit_costs: np.ndarray) -> MonotoneValue:
-    """Range of a path's margin from mean sales at the rungs tried, product by product, promoted or not.
+    """Range of a path's margin from mean demand at the rungs tried, product by product, promoted or not.
 
-    No price is taken to sell more than the product's best one did. Sales are measured by the item's own mean;
+    No price is taken to sell more than the product's best one did. Demand is measured by the item's own mean;
     differences of the weeks in which prices were tried are not removed, so that this is a view of the log and no causal
-    bound where prices follow demand.
+    bound where prices follow demand. Periods without stock say nothing and are left out; what stock cut off in sold-out
+    ones is put back as the demand model expects it.
 
     Args:
         bench: What policies are judged with.
@@ -95,11 +97,12 @@ def bound_by_monotone_demand(bench: Bench, prices: np.ndarray, unit_costs: np.nd
         The range.
     """
     weeks = bench.weeks
-    level = np.nanmean(weeks.units, axis=1, keepdims=True)
-    relative, step = weeks.units / level, bench.arguments.price_ladder_step
+    demand = _restore_demand(bench)
+    level = np.nanmean(demand, axis=1, keepdims=True)
+    relative, step = demand / level, bench.arguments.price_ladder_step
     logged, asked = (np.round(np.log(path / weeks.regular_prices[:, None]) / step) for path in (weeks.prices, prices))
     lower, upper, tried = np.zeros(prices.shape), np.zeros(prices.shape), np.zeros(prices.shape, dtype=bool)
-    recorded = np.isfinite(relative) & np.isfinite(weeks.recorded_prices)
+    recorded = np.isfinite(relative)
     for cluster in np.unique(weeks.clusters):
         unit = (weeks.clusters == cluster)[:, None]
         means = [_average_by_rung(relative, logged, recorded & unit & (weeks.promoted == flag)) for flag in (0, 1)]
@@ -116,8 +119,19 @@ def bound_by_monotone_demand(bench: Bench, prices: np.ndarray, unit_costs: np.nd
     return MonotoneValue(float(margin.lower.mean()), float(margin.upper.mean()), float(1.0 - tried.mean()))
 
 
+def _restore_demand(bench: Bench) -> np.ndarray:
+    """Units sold, in sold-out periods the demand expected given that, NaN where nothing is known, `(N, W)`."""
+    found = np.full(bench.weeks.units.shape, np.nan)
+    for part in bench.demands:
+        counts, log_mean = part.demand.rows.counts, part.demand.compute_logged_log_mean().ravel()
+        residuals = compute_demand_residuals(counts, log_mean, part.demand.overdispersion)
+        expected = np.where(counts.censored, np.exp(log_mean) + residuals, counts.units)
+        found[part.items] = np.where(counts.informative, expected, np.nan).reshape(len(part.items), -1)
+    return found
+
+
 class _RungMeans(NamedTuple):
-    """Mean relative sales at the rungs tried, in rising order, and how many item-periods they come from."""
+    """Mean relative demand at the rungs tried, in rising order, and how many item-periods they come from."""
 
     rungs: np.ndarray
     means: np.ndarray

@@ -88,8 +88,8 @@ class PanelValueEvaluation:
         log_mean: Mean of what was recorded per item and period, currency, with its interval.
         policies: Findings about every policy.
         decision: What to do, and why.
-        experiment_by_item: Switchback for the margin if every item could be switched on its own; None = the log
-            decides.
+        experiment_by_item: Switchback that shows a gain above zero, if it is the margin, were every item switched on
+            its own; None = the log decides.
         left_out: Reason by category that is not valued.
     """
 

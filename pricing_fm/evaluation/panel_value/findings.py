@@ -10,6 +10,7 @@ from pricing_fm.evaluation.off_policy import (
     DecisionWeights,
     NotIdentified,
     PolicyValue,
+    RefusalError,
     StockTest,
     ValueBounds,
     bootstrap_cvar_difference,
@@ -17,6 +18,7 @@ from pricing_fm.evaluation.off_policy import (
     compute_downside_probability,
     estimate_stock_relation,
     estimate_t_interval,
+    has_telling_stock,
     subtract_contributions,
 )
 from pricing_fm.evaluation.off_policy.contributions import Contributions
@@ -59,7 +61,8 @@ class ManagerFindings:
         by_category, by_segment: Values with intervals.
         at_costs: Value at other cost shares.
         parity: Price level of each segment; None = no segments.
-        stock_test: Of the category in which stock and unexplained demand move together most; None = no stock.
+        stock_test: Of the category in which stock and unexplained demand move together most; None = none was run.
+        stock_untested: Categories in which stock does not move, so that no test could be run.
     """
 
     path: PathValue
@@ -69,6 +72,7 @@ class ManagerFindings:
     at_costs: dict[float, PathValue]
     parity: SegmentParity | None
     stock_test: StockTest | None
+    stock_untested: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class PolicyFindings:
         parity: Price level of each segment; None = no segments.
         model_alone: Gain by the demand model without the weights.
         value, gain: By the structured estimator; None = the policy charges none of the logged prices.
-        weighted_log: Value by the weighted log alone; None likewise.
+        weighted_log: Value by the weighted log alone; None likewise, both ends not a number = the weight rests on too
+            few decision units or weeks for an interval.
         gain_by_category, gain_by_segment, gain_at_costs: Gains with intervals.
         sensitivity: Range of the gain by what hidden knowledge may do.
         sensitivity_to_level: The same if it is knowledge of the level of demand, at all prices alike.
@@ -138,6 +143,7 @@ def value_manager(bench: Bench, unit_costs: np.ndarray, other_costs: dict[float,
         at_costs={share: value_path(bench, weeks.prices, costs, same) for share, costs in other_costs.items()},
         parity=measure_price_parity(bench, weeks.prices),
         stock_test=examine_stock(bench),
+        stock_untested=tuple(part.category for part in bench.demands if not has_telling_stock(part.demand)),
     )
 
 
@@ -215,7 +221,7 @@ def _judge_identified(
         changes=describe_changes(bench, prices, path.units, manager.path.units),
         value=_interval(bench, path.value.contributions),
         gain=_gain(bench, path.value, manager.path.value),
-        weighted_log=estimate_t_interval(value_log(bench.weeks, unit_costs, path.ratios).contributions, LEVEL),
+        weighted_log=_student_interval(value_log(bench.weeks, unit_costs, path.ratios).contributions),
         gain_by_category={
             label: _gain(bench, found, manager.path.by_category[label]) for label, found in path.by_category.items()
         },
@@ -263,16 +269,8 @@ def examine_stock(bench: Bench) -> StockTest | None:
     Returns:
         The test with the smallest p-value, times the number of categories tested; None without stock that moves.
     """
-    tests = []
-    for part in bench.demands:
-        log = part.demand.log
-        moving = (
-            np.isfinite(log.stock).all(axis=1)
-            & (log.stock.max(axis=1) > log.stock.min(axis=1))
-            & (log.stock > 0).all(axis=1)
-        )
-        if len(np.unique(log.clusters[moving])) > 1:
-            tests.append(estimate_stock_relation(part.demand))
+    # Periods without stock take no part in the test; they are no reason to leave out the item's others.
+    tests = [estimate_stock_relation(part.demand) for part in bench.demands if has_telling_stock(part.demand)]
     if not tests:
         return None
     worst = min(tests, key=lambda test: test.p_value)
@@ -288,9 +286,24 @@ def _gain(bench: Bench, value: PolicyValue, manager: PolicyValue) -> Interval:
 
 
 def _interval(bench: Bench, contributions: Contributions) -> Interval:
-    """Two-way bootstrap, per item and period; one decision unit has no interval: both ends are not a number."""
+    """Two-way bootstrap, per item and period; one or few decision units have none: both ends are not a number."""
     length = bench.weeks.units.shape[1]
     if contributions.num_clusters < 2:
-        return Interval(contributions.value / length, float("nan"), float("nan"))
-    drawn = bootstrap_value(contributions, True, bench.arguments.value_replicates, bench.seed).interval(LEVEL)
+        return _without_ends(contributions.value / length)
+    try:
+        drawn = bootstrap_value(contributions, True, bench.arguments.value_replicates, bench.seed).interval(LEVEL)
+    except RefusalError:  # of a small segment: whether it has an interval is part of what is found
+        return _without_ends(contributions.value / length)
     return Interval(drawn.value / length, drawn.lower / length, drawn.upper / length)
+
+
+def _student_interval(contributions: Contributions) -> Interval:
+    """The check that does not resample; ends are not a number where it refuses."""
+    try:
+        return estimate_t_interval(contributions, LEVEL)
+    except RefusalError:  # few of the policy's prices were charged: part of what is found
+        return _without_ends(contributions.value)
+
+
+def _without_ends(value: float) -> Interval:
+    return Interval(value, float("nan"), float("nan"))

@@ -8,6 +8,7 @@ from pricing_fm.evaluation.panel_value.evaluation import PanelValueEvaluation
 from pricing_fm.evaluation.panel_value.findings import RULE_SENSITIVITY, ManagerFindings, PolicyFindings
 from pricing_fm.evaluation.panel_value.valuation import MANAGER
 from pricing_fm.evaluation.panel_value.wording import (
+    ABOVE_MARGIN,
     VERDICTS,
     count_periods,
     describe_plan,
@@ -63,14 +64,14 @@ def _show_decision(found: PanelValueEvaluation) -> Section:
     notes = []
     if decision.experiment is not None:
         notes.append(
-            f"An experiment that decides about {figures.name_policy(decision.selected)}: decision units (a product, in"
-            " all places that share its price) switch between today's prices and the policy in blocks, in an order"
-            f" drawn by lot; {describe_plan(found, decision.experiment)}."
+            f"An experiment about {figures.name_policy(decision.selected)}: decision units (a product, in all places"
+            " that share its price) switch between today's prices and the policy in blocks, in an order drawn by lot;"
+            f" {describe_plan(found, decision.experiment)}."
         )
     if decision.experiment_at_estimate is not None:
         notes.append(
-            "If the gain is as large as the log estimates, less is enough:"
-            f" {describe_plan(found, decision.experiment_at_estimate)}."
+            "A launch asks for more than a gain above zero. If the gain is as large as the log estimates:"
+            f" {describe_plan(found, decision.experiment_at_estimate, ABOVE_MARGIN)}."
         )
     if found.experiment_by_item is not None:
         notes.append(
@@ -333,12 +334,16 @@ def _show_other_views(found: PanelValueEvaluation, manager: ManagerFindings, kno
             )
     figure = figures.plot_estimators(pd.DataFrame(rows))
     titles = ("at least", "at most", "item-weeks at a price never tried")
+    stocked = (
+        " Weeks without stock are left out; what sold-out weeks could have sold is filled in by the model of demand,"
+        " and amounts are those of shelves that are never empty."
+    )
     return Section(
         "Do other ways of reading the log agree?",
         "The headline combines a model of demand with weights that make the log look like the policy. Each alone is"
         " shown beside it. The table assumes nothing but that demand does not rise with the price, nor above the most"
         f" that a price of the product ever sold: {found.costs.objective} per item and {name_period(found)}. Weeks are"
-        " compared as they are, whatever made some of them better.",
+        f" compared as they are, whatever made some of them better.{stocked if found.weeks.has_stock else ''}",
         PageTable((Column("policy"), *map(Column, titles)), tuple(lines)),
         (PageFigure("estimators", "Gain by several estimators", figure),),
         (
@@ -365,6 +370,11 @@ def _show_notes(found: PanelValueEvaluation) -> Section:
         f"{part.category} {part.elasticity - (part.memory or 0.0):.1f} at once and {part.elasticity:.1f} when held"
         for part in found.demands
     )
+    if found.manager is not None and found.manager.stock_untested and weeks.has_stock:
+        notes.append(
+            f"No stock test could be run in {', '.join(found.manager.stock_untested)}, where stock does not move or is"
+            " not recorded: whether the buyer knew more of demand there than the log holds was not looked at."
+        )
     if elasticities:
         notes.append(f"Demand moves by this percentage when a price moves by one percent: {elasticities}.")
     if not found.demands:

@@ -12,7 +12,7 @@ from pricing_fm.evaluation.off_policy.decision_log import Reference, find_recent
 from pricing_fm.evaluation.panel_value.arguments import ValueArguments
 from pricing_fm.panel import Panel
 
-ENDLESS_STOCK = 1e9  # of an item without a stock record beside items that have one
+_ROUNDING = 1e-6  # units: what floating point leaves of a whole number
 _OUTLYING = 0.005  # share of prices at either end that need no rung of their own
 _THIRDS = ("low", "middle", "high")
 
@@ -29,7 +29,9 @@ class ValuedWeeks:
         recorded_prices: Charged, currency per unit, NaN where no row was recorded.
         prices: The same with the price carried over where none was recorded.
         flags: Promotion columns as the panel has them, `(N, W, columns)`.
-        stock: Units at the start of the period; infinite where the panel has no inventory.
+        stock: Units at the start of the period, NaN = not recorded; infinite where no item has a record.
+        replayed_stock: The same for a replay, which needs a number: where none was recorded the last known one, or what
+            was sold if that is more; infinite before an item's first record.
         regular_prices: Reference price at the first valued period, currency, `(N,)`.
         costs: Logged unit costs, currency, carried over where missing; None = the panel has none.
         clusters: Decision unit (product x price zone) of each item, int codes, `(N,)`.
@@ -50,6 +52,7 @@ class ValuedWeeks:
     prices: np.ndarray
     flags: np.ndarray
     stock: np.ndarray
+    replayed_stock: np.ndarray
     regular_prices: np.ndarray
     costs: np.ndarray | None
     clusters: np.ndarray
@@ -98,7 +101,8 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         The weeks.
 
     Raises:
-        PanelError: If there is no history, the segment column is missing, or fewer than two items are left.
+        PanelError: If there is no history, the segment column is missing, fewer than two items are left, or units are
+            not whole or exceed the stock.
     """
     cut, periods = _cut_panel(panel, origin, arguments)
     reference: Reference = "list_price" if names.LIST_PRICE in cut.frame else "recent_high"
@@ -114,17 +118,21 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
     costs = _carry(table.read(names.COST))[:, valued] if names.COST in cut.frame else None
     regular = _carry(references)[:, first]
     usual = np.nanmedian(recorded[:, :first], axis=1)
+    units, stock = table.read(names.UNITS), _read_stock(table)
+    replayed = _carry_stock(stock, units)
+    _check_counts(table, units, stock, replayed, first)
     sold = panel.frame[panel.frame[names.TIMESTAMP] >= origin]
     revenue, is_valued = sold[names.UNITS] * sold[names.PRICE], sold[names.ITEM_ID].isin(table.item_ids)
     return ValuedWeeks(
         panel=panel,
         decisions=decisions,
         first=first,
-        units=table.read(names.UNITS)[:, valued],
+        units=np.round(units[:, valued]),
         recorded_prices=recorded[:, valued],
         prices=_carry(recorded)[:, valued],
         flags=_read_flags(table, cut.schema.promotions)[:, valued],
-        stock=_read_stock(table)[:, valued],
+        stock=np.round(stock[:, valued]),
+        replayed_stock=np.round(replayed[:, valued]),
         regular_prices=np.where(np.isfinite(regular), regular, usual),
         costs=costs,
         clusters=_read_clusters(cut, decisions),
@@ -135,7 +143,7 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
         num_left_out=len(panel.item_ids) - len(table.item_ids),
         revenue_share=float(np.nansum(revenue[is_valued]) / np.nansum(revenue)),
-        notes=tuple(_describe_data(cut, reference, decisions)),
+        notes=(*_describe_data(cut, reference, decisions), *_describe_stock(stock[:, valued], replayed[:, valued])),
     )
 
 
@@ -217,11 +225,40 @@ def _read_flags(table: _Cells, columns: tuple[str, ...]) -> np.ndarray:
 
 
 def _read_stock(table: _Cells) -> np.ndarray:
-    """Infinite where no item has a record; a missing record is carried over, an item without any sells without end."""
-    stock = _carry(table.read(names.INVENTORY))
-    if not np.isfinite(stock).any():
-        return np.full(stock.shape, np.inf)
-    return np.where(np.isfinite(stock), np.floor(np.nan_to_num(stock)), ENDLESS_STOCK)
+    """NaN = not recorded; infinite where no item has a record."""
+    stock = table.read(names.INVENTORY)
+    return stock if np.isfinite(stock).any() else np.full(stock.shape, np.inf)
+
+
+def _carry_stock(stock: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """A number for every period, from what was known by then: a later record would tell what is yet to be sold."""
+    carried = pd.DataFrame(stock).ffill(axis=1).to_numpy(dtype=np.float64)
+    return np.where(np.isnan(stock), np.maximum(np.nan_to_num(carried, nan=np.inf), np.nan_to_num(units)), stock)
+
+
+def _check_counts(table: _Cells, units: np.ndarray, stock: np.ndarray, replayed: np.ndarray, first: int) -> None:
+    """Refuse what the likelihood of demand, which is one of counts, could only read after rounding."""
+    periods = np.arange(units.shape[1])
+    for column, values, broken, told in (
+        (names.UNITS, units, _is_fraction(units), "is no whole number; demand is valued as a count. Give units in the"
+         " pieces that are sold (packs, grams instead of kilograms)"),
+        (names.INVENTORY, replayed, _is_fraction(replayed), "is no whole number; demand is valued as a count. Give it"
+         " in the pieces that units are, rounded down to what could be sold"),
+        (names.UNITS, units, units > stock + _ROUNDING, "is more than the inventory at the start of the period. Add"
+         " what came in during the period to the inventory, or leave it empty where it is not known"),
+    ):  # fmt: skip
+        where = np.argwhere(broken & (periods >= first))
+        if len(where):
+            item, period = where[0].tolist()
+            raise PanelError(
+                f"item {str(table.item_ids[item])!r} at {pd.Timestamp(table.timestamps[period]):%Y-%m-%d}: {column}"
+                f" {values[item, period]:g} {told} ({len(where):,} such item-periods are to be valued)"
+            )
+
+
+def _is_fraction(values: np.ndarray) -> np.ndarray:
+    known = np.where(np.isfinite(values), values, 0.0)
+    return np.asarray(np.abs(known - np.round(known)) > _ROUNDING)
 
 
 def _carry(values: np.ndarray) -> np.ndarray:
@@ -296,6 +333,18 @@ def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog) -
     if names.PRODUCT_ID not in panel.frame:
         notes.append("Items are not tied to products: intervals may be too narrow.")
     return notes
+
+
+def _describe_stock(stock: np.ndarray, replayed: np.ndarray) -> list[str]:
+    missing = np.isnan(stock)
+    if not missing.any():
+        return []
+    endless = int(np.isinf(replayed[missing]).sum())
+    return [
+        f"Stock is not recorded in {int(missing.sum()):,} of {stock.size:,} item-periods: sales there count as demand,"
+        f" sold out or not. The replay puts the last known stock in {int(missing.sum()) - endless:,} of them, and no"
+        f" limit in {endless:,} before an item's first record."
+    ]
 
 
 def _looks_like_unit_values(panel: Panel) -> bool:

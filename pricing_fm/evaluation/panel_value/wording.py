@@ -12,6 +12,7 @@ VERDICTS = {
     Verdict.DO_NOT_LAUNCH: "do not launch",
     Verdict.EXPERIMENT_NEEDED: "experiment needed",
 }
+ABOVE_MARGIN = "what a launch asks for"
 _WEEKS_OF_A_YEAR = 52.0
 
 
@@ -55,8 +56,14 @@ def summarize(found: PanelValueEvaluation) -> list[str]:
                         f"What {name} would have earned the log cannot tell: too few of its prices were charged. The"
                         f" best guess is {told}. Verdict: {find_verdict(found, policy.name)}."
                     )
-    if decision.experiment is not None:
-        lines.append(f"The experiment that would decide: {describe_plan(found, decision.experiment)}.")
+    if decision.experiment_at_estimate is not None:
+        plan = describe_plan(found, decision.experiment_at_estimate, ABOVE_MARGIN)
+        lines.append(f"The experiment that would decide, if the gain is what the log estimates: {plan}.")
+    elif decision.experiment is not None:
+        lines.append(
+            "An experiment that would show a gain above zero, which is less than a launch asks for:"
+            f" {describe_plan(found, decision.experiment)}."
+        )
     return lines
 
 
@@ -110,12 +117,13 @@ def _begin(sentence: str) -> str:
     return sentence if "_" in sentence.split(" ")[0] else f"{sentence[0].upper()}{sentence[1:]}"
 
 
-def describe_plan(found: PanelValueEvaluation, plan: SwitchbackPlan) -> str:
+def describe_plan(found: PanelValueEvaluation, plan: SwitchbackPlan, bound: str = "zero") -> str:
     """An experiment.
 
     Args:
         found: The evaluation.
         plan: Of a switchback.
+        bound: What it shows the gain to be above.
 
     Returns:
         Half a sentence.
@@ -126,8 +134,8 @@ def describe_plan(found: PanelValueEvaluation, plan: SwitchbackPlan) -> str:
         length += f", that is {years:,.0f} years"
     return (
         f"{plan.num_units:,} units in {2 * plan.pairs_per_unit:,} blocks of {plan.block_weeks} {period}s, of which the"
-        f" first {plan.washout_weeks} are not counted ({length}), show a difference of {format_money(plan.effect)} per"
-        f" unit and {period} with probability {plan.power:.0%}"
+        f" first {plan.washout_weeks} are not counted ({length}), show a gain above {bound} with probability"
+        f" {plan.power:.0%}, if it lies above by {format_money(plan.effect)} per unit and {period}"
     )
 
 
