@@ -302,20 +302,21 @@ def measure(
 
 
 def plot(curve: pd.DataFrame) -> plt.Figure:
-    """One line per strategy over the visible weeks."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    places = np.arange(len(curve.columns))
-    for number, (name, row) in enumerate(curve.iterrows()):
+    """One line per strategy over the visible weeks; the legend stands in the order of the last points."""
+    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
+    places, last = np.arange(len(curve.columns)), curve.columns[-1]
+    for number, (name, row) in enumerate(curve.sort_values(last, ascending=False).iterrows()):
+        is_known = name in KNOWING
         axes.plot(
-            places, row.to_numpy(), marker="o", color=f"C{number % 10}", ls="-" if number < 10 else "--", label=name
-        )
+            places, row.to_numpy(), marker="o", ms=4, color="black" if is_known else f"C{number % 10}",
+            ls=":" if is_known else ("-", "--", "-.")[number // 10 % 3], label=f"{row[last]:.2f}  {name}",
+        )  # fmt: skip
     axes.set_xticks(places, [str(weeks) for weeks in curve.columns])
     axes.set_xlabel("visible weeks of the category")
     axes.set_ylabel("share of the gap closed (interquartile mean)")
     axes.axhline(0, color="grey", lw=0.8)
-    axes.axhline(1, color="grey", lw=0.8)
-    axes.set_ylim(-0.3, 1.05)
-    axes.legend(fontsize=7, ncols=2)
+    axes.set_ylim(min(-0.05, float(np.nanmin(curve.to_numpy())) - 0.05), 1.05)
+    figure.legend(loc="outside right center", fontsize=8, title=f"at {last} weeks", frameon=False)
     return figure
 
 

@@ -264,10 +264,11 @@ def print_curve(rows: list[ResultRow], console: Console) -> None:
     frame = pd.DataFrame(
         [(row.name, row.model, row.k, row.value) for row in curve], columns=["metric", "model", "k", "v"]
     )
-    pivot = frame.pivot_table(index=["metric", "model"], columns="k", values="v")
-    table = Table("metric", "model", *(f"k = {k}" for k in pivot.columns))
-    for (metric, model), values in pivot.iterrows():
-        table.add_row(str(metric), str(model), *("" if pd.isna(v) else f"{v:.3f}" for v in values))
+    pivot = frame.pivot_table(index=["metric", "model"], columns="k", values="v").reset_index()
+    weeks = [column for column in pivot if column not in ("metric", "model")]
+    table = Table("metric", "model", *(f"k = {k}" for k in weeks))
+    for row in pivot.to_dict("records"):
+        table.add_row(row["metric"], row["model"], *("" if pd.isna(row[k]) else f"{row[k]:.3f}" for k in weeks))
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -56,7 +57,8 @@ def print_curve(rows: Sequence[ResultRow], most_weeks: int, console: Console) ->
     gaps = [row for row in rows if row.name == "gap_closed" and row.category is None and row.k is not None]
     frame = pd.DataFrame([(row.model, row.k, row.value) for row in gaps], columns=["model", "k", "value"])
     table = frame.pivot_table(index="model", columns="k", values="value")
-    shown = table.loc[[name for name in CURVE if name in table.index]].sort_values(most_weeks, ascending=False)
+    shown = table.loc[[name for name in CURVE if name in table.index]]
+    shown = shown.iloc[np.argsort(-shown[most_weeks].to_numpy(), kind="stable")]
     found = build_table("The same by weeks of the category that were visible", "who", *(f"{k}" for k in shown.columns))
     for model, values in shown.iterrows():
         found.add_row(WORDS[str(model)], *(f"{value:+.0%}" for value in values))
