@@ -18,6 +18,7 @@ from recipes import (
     ablation,
     adapt,
     build_corpus,
+    categories,
     elasticity,
     evaluate,
     fit_market,
@@ -45,6 +46,7 @@ NEEDED = {
     randomised_prices: ["--base", "base", "--output_dir", "out"],
     ablation: ["--output_dir", "out"],
     meta_train: ["--base", "base", "--output_dir", "out"],
+    categories: ["--base", "base", "--output_dir", "out"],
 }
 # A file that names these leaves out the others.
 INSTEAD = {"stores": "panels"}
@@ -67,6 +69,9 @@ def owner_of(path: Path) -> ModuleType:
         "base": "pretrain",
         "corpus": "build_corpus",
         "retail": "meta_train",
+        "pooling": "meta_train",
+        "categories": "categories",
+        "categories_adapt": "adapt",
     }
     owners = {
         "pretrain": pretrain,
@@ -79,6 +84,7 @@ def owner_of(path: Path) -> ModuleType:
         "randomised": randomised_prices,
         "ablation": ablation,
         "meta_train": meta_train,
+        "categories": categories,
     }
     return owners[special.get(path.stem, path.stem.split("_")[0])]
 

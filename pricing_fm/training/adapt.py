@@ -215,7 +215,7 @@ def adapt(
     output: OutputArguments,
     policy: PolicyArguments,
     rewards: RewardWeights,
-    after_demand: Callable[[], None] | None = None,
+    after_demand: Callable[[], None] = lambda: None,
 ) -> AdaptationResult:
     """Trains the adapter in `network` in place.
 
@@ -234,13 +234,11 @@ def adapt(
         output (`OutputArguments`): Where logs go.
         policy (`PolicyArguments`): Of the decision side.
         rewards (`RewardWeights`): Of the decision side.
-        after_demand (`Callable`, *optional*): Called when the demand side has its last weights, before the decision
-            side builds on them; also where nothing was trained.
+        after_demand (`Callable`): Called before the decision side builds on the demand side's last weights.
 
     Returns:
         `AdaptationResult`.
     """
-    after_demand = after_demand or (lambda: None)
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     count = sum(parameter.numel() for parameter in trainable.values())
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
