@@ -358,6 +358,13 @@ def test_what_cannot_be_valued_is_refused_at_the_door(
         evaluate_on_panel(ask(panel, **changes), build_holders(0.9), tmp_path)
 
 
+def test_one_decision_unit_is_refused_with_the_remedy(panel: Panel, tmp_path: Path) -> None:
+    one = panel.to_pandas().drop(columns="price_imputed")
+    one = load_panel(one[one["product_id"] == "p00"])
+    with pytest.raises(PanelError, match="one decision unit.*declare price zones"):
+        evaluate_on_panel(ask(one), build_holders(0.9), tmp_path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

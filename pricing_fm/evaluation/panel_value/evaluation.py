@@ -123,7 +123,7 @@ def evaluate_on_panel(
         The findings.
 
     Raises:
-        PanelError: If the panel is too short, or a policy names no price for an item.
+        PanelError: If the panel is too short or is one decision unit, or a policy names no price for an item.
     """
     origins = find_origins(task.panel, task.origins, task.prediction_length)
     periods = task.prediction_length * len(origins)
@@ -131,6 +131,11 @@ def evaluate_on_panel(
     if periods < needed:
         raise PanelError(f"{periods} valued periods cannot size an experiment; it takes {needed}: add --origins")
     weeks, demands, left_out = _find_telling_categories(task, origins[0])
+    if len(np.unique(weeks.clusters)) < 2:
+        raise PanelError(
+            "the valued items are one decision unit (product x price zone), which no interval can rest on; value more "
+            "products, or declare price zones in the schema"
+        )
     costs, kept = read_costs(weeks, task.assumed_cost_share, task.arguments.cost_points), KeptSteps(folder)
     proposers = build_proposers(weeks, costs)
     with Progress() as progress:
