@@ -23,7 +23,16 @@ from pricing_fm.hub import download
 from pricing_fm.models import PricingFMConfig, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store, load_panel, load_shards, split_by_category
+from pricing_fm.panel import (
+    Panel,
+    SeriesStore,
+    add_assortment,
+    build_store,
+    check_spellings,
+    load_panel,
+    load_shards,
+    split_by_category,
+)
 from pricing_fm.panel.sampler import find_switch_rows
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -258,6 +267,8 @@ def load_panels(data: DataArguments) -> list[Panel]:
     for panel in panels:
         held_out = set(data.held_out_categories) & set(panel.categories)
         kept.append(split_by_category(panel, held_out).train if held_out else panel)
+    # Held out of one panel, a category must not be learned from another one that spells it differently.
+    check_spellings((category for panel in kept for category in panel.categories), data.held_out_categories)
     return kept
 
 

@@ -202,6 +202,21 @@ def test_held_out_categories_are_in_no_store(panel_files: tuple[Path, Path]) -> 
         pretrain.load_panels(data_arguments(panels=(panel,), schemas=(schema,), held_out_categories=("socks",)))
 
 
+def test_a_held_out_category_is_not_learned_from_another_panel_that_spells_it_differently(
+    panel_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    panel, schema = map(str, panel_files)
+    held_out = load_panel(panel, schema=schema).categories[0]
+    other = pd.read_parquet(panel)
+    other = other[other["category"] == held_out].assign(category=f" {held_out.upper()} ")
+    other.to_parquet(tmp_path / "other.parquet", index=False)
+    arguments = data_arguments(
+        panels=(panel, str(tmp_path / "other.parquet")), schemas=(schema, schema), held_out_categories=(held_out,)
+    )
+    with pytest.raises(PanelError, match="two spellings of one category"):
+        pretrain.load_panels(arguments)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -8,7 +8,7 @@ from pricing_fm.panel.panel import Panel
 from pricing_fm.panel.sampler import WindowSampler
 from pricing_fm.panel.schema import PanelSchema, read_schema
 from pricing_fm.panel.shards import ShardSettings, load_shards, prepare_shards
-from pricing_fm.panel.splits import CategorySplit, TimeSplit, split_by_category, split_by_time
+from pricing_fm.panel.splits import CategorySplit, TimeSplit, check_spellings, split_by_category, split_by_time
 from pricing_fm.panel.store import SeriesStore, build_store, load_store, save_store
 from pricing_fm.panel.windows import RawWindows, concatenate_windows, origins_at, read_windows
 
@@ -35,6 +35,7 @@ __all__ = [
     "read_schema",
     "read_windows",
     "save_store",
+    "check_spellings",
     "split_by_category",
     "split_by_time",
 ]

@@ -113,14 +113,27 @@ def split_by_category(panel: Panel, held_out: str | Iterable[str]) -> CategorySp
     )
 
 
-def _check_sides_are_disjoint(train: pd.DataFrame, held_out: pd.DataFrame) -> None:
-    spelled = {_plain(category): category for category in train[names.CATEGORY].unique()}
-    for category in held_out[names.CATEGORY].unique():
+def check_spellings(trained_on: Iterable[str], held_out: Iterable[str]) -> None:
+    """Refuses a held-out category that is trained on under another spelling, for example in another panel.
+
+    Args:
+        trained_on (`Iterable[str]`): Categories.
+        held_out (`Iterable[str]`): Categories.
+
+    Raises:
+        PanelError: If two of them differ in case, blanks or punctuation alone, or not at all.
+    """
+    spelled = {_plain(category): category for category in trained_on}
+    for category in held_out:
         if _plain(category) in spelled:
             raise PanelError(
                 f"category {category!r} is held out but {spelled[_plain(category)]!r} is not; they look like two "
                 f"spellings of one category. Hold out both or rename one"
             )
+
+
+def _check_sides_are_disjoint(train: pd.DataFrame, held_out: pd.DataFrame) -> None:
+    check_spellings(train[names.CATEGORY].unique(), held_out[names.CATEGORY].unique())
     for column in (names.ITEM_ID, names.PRODUCT_ID, names.SUBSTITUTE_GROUP):
         if column in train:
             shared = set(train[column].dropna().unique()) & set(held_out[column].dropna().unique())
