@@ -8,6 +8,7 @@ Example: python recipes/categories.py --config recipes/nano/categories.yaml
 
 import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from pricing_fm.adapters import category_slug, point_adapter_to_base
-from pricing_fm.cards import CardText, write_card
-from pricing_fm.evaluation.ablation import read_words
-from pricing_fm.evaluation.forecasting import evaluate_forecasters
-from pricing_fm.evaluation.market import VISIBLE_COLUMNS
-from pricing_fm.evaluation.model import PolicyForecaster
-from pricing_fm.evaluation.panel_value import (
+HERE = Path(__file__).resolve().parent
+# A script finds its own folder on the path, where evaluate.py would hide the library of that name.
+sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
+
+from pricing_fm.adapters import category_slug, point_adapter_to_base  # noqa: E402
+from pricing_fm.cards import CardText, write_card  # noqa: E402
+from pricing_fm.evaluation.ablation import read_words  # noqa: E402
+from pricing_fm.evaluation.forecasting import evaluate_forecasters  # noqa: E402
+from pricing_fm.evaluation.market import VISIBLE_COLUMNS  # noqa: E402
+from pricing_fm.evaluation.model import PolicyForecaster  # noqa: E402
+from pricing_fm.evaluation.panel_value import (  # noqa: E402
     LogLogProposer,
     NetworkProposer,
     PanelValueTask,
@@ -32,16 +37,16 @@ from pricing_fm.evaluation.panel_value import (
     build_rows,
     evaluate_on_panel,
 )
-from pricing_fm.evaluation.pricing import evaluate_prices
-from pricing_fm.evaluation.pricing_baselines import LastPrice, LogLogElasticity
-from pricing_fm.evaluation.tasks import ForecastTask
-from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log
-from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION
-from pricing_fm.panel import Panel, load_panel
-from pricing_fm.policy import PricingPolicy
-from pricing_fm.recipe import read_recipe
-from pricing_fm.results import ResultRow, read_results, write_results
-from recipes import adapt
+from pricing_fm.evaluation.pricing import evaluate_prices  # noqa: E402
+from pricing_fm.evaluation.pricing_baselines import LastPrice, LogLogElasticity  # noqa: E402
+from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
+from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log  # noqa: E402
+from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION  # noqa: E402
+from pricing_fm.panel import Panel, load_panel  # noqa: E402
+from pricing_fm.policy import PricingPolicy  # noqa: E402
+from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.results import ResultRow, read_results, write_results  # noqa: E402
+from recipes import adapt  # noqa: E402
 
 LOGGED_WEEKS = 78
 SIMULATED_LIMITS = ("The category is simulated: the adapter shows the method, and is no help with goods of any shop.",)

@@ -1,6 +1,9 @@
 """recipes/categories.py: adapters of several categories, each measured at every k."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +82,14 @@ def test_adaptations_do_not_see_the_weeks_that_judge(written: Path) -> None:
 def test_what_cannot_be_measured_is_refused(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=message):
         categories.main(["--base", "base", "--output_dir", "out", "--work_dir", str(tmp_path), *words])
+
+
+def test_it_runs_as_a_script_from_anywhere(tmp_path: Path) -> None:
+    words = [sys.executable, str(REPOSITORY / "recipes" / "categories.py"), "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert found.returncode == 0, found.stderr[-500:]
+    assert "--simulated" in found.stdout
 
 
 def test_the_shipped_settings_name_six_categories() -> None:
