@@ -3,8 +3,10 @@
 Told, for every week: what demand would have been at today's list price (season, hidden shock, promotion, memory), and
 how counts scatter. To be learned from the weeks: the category's response family and mean elasticity, and every item's
 elasticity around it. Their exact posterior lies on a grid, under the ranges that the markets were drawn from; its draws
-choose the prices with the highest expected share of the gap between list prices and the best ones, the measure by which
-all are judged. More is known than any log says, so nobody who sees the same weeks closes more of the gap on average.
+choose the prices with the highest expected share of the gap between list prices and the best ones. More is known than
+any log says, so on average nobody who sees the same weeks should close more. Two things keep that approximate: the gap
+is measured from the list price, where scores measure it from the manager's prices, and what is maximised is the mean
+share, which an interquartile mean over categories is not.
 """
 
 from collections.abc import Sequence
