@@ -16,6 +16,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
 from pricing_fm.policy.artifacts import LoadedAdapter, load_entry, load_policy_parts, with_common_rank
 from pricing_fm.policy.engine import Engine, PathDemand
+from pricing_fm.policy.options import PriceOptions
 from pricing_fm.policy.recommend import Recommender
 from pricing_fm.policy.request import ItemInputs, RecommendRequest
 from pricing_fm.policy.saving import save_policy
@@ -280,6 +281,34 @@ class PricingPolicy:
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
         recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
         return recommender.recommend(self._adapters_of(situation))
+
+    def price_options(
+        self,
+        panel: Panel,
+        guardrails: Any = None,
+        assumed_cost_share: float | None = None,
+        prediction_length: int = 4,
+        decision_lead: int = 0,
+        future: pd.DataFrame | None = None,
+        limits: pd.DataFrame | None = None,
+    ) -> PriceOptions:
+        """What every item could be priced at inside the rules, and the demand at each price: what plans choose from.
+
+        Args:
+            panel, guardrails, assumed_cost_share, prediction_length, decision_lead, future, limits: As in `recommend`.
+
+        Returns:
+            `PriceOptions`: Items with a price and at least two observed periods, sorted.
+
+        Raises:
+            PanelError, GuardrailError, SupportError: As in `recommend`, for the objective margin.
+        """
+        request = RecommendRequest(
+            guardrails, "margin", assumed_cost_share, prediction_length, decision_lead, limits, False, 0
+        )
+        situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
+        recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
+        return recommender.options(self._adapters_of(situation))
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
