@@ -37,7 +37,8 @@ class RewardWeights:
         metadata={"help": "cost of a unit of end stock off its target, share of the reference price per period"},
     )
     stock_cover: float = field(
-        default=0.0, metadata={"help": "target of the end stock, periods of mean units; 0 = stock_target is holding cost"}
+        default=0.0,
+        metadata={"help": "target of the end stock, periods of mean units; 0 = stock_target is holding cost"},
     )
     price_change: float = field(default=0.0, metadata={"help": "cost of any price change, share of reference revenue"})
     satisfaction: float = field(default=0.0, metadata={"help": "weight of consumer surplus against keeping the price"})

@@ -295,7 +295,13 @@ class PricingPolicy:
         """What every item could be priced at inside the rules, and the demand at each price: what plans choose from.
 
         Args:
-            panel, guardrails, assumed_cost_share, prediction_length, decision_lead, future, limits: As in `recommend`.
+            panel (`Panel`): The log.
+            guardrails (path, `dict` or `Guardrails`, *optional*): Rules.
+            assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
+            prediction_length (`int`): Periods the price is held.
+            decision_lead (`int`): Periods between the last observed one and the first priced.
+            future (`pd.DataFrame`, *optional*): Planned promotions and covariates.
+            limits (`pd.DataFrame`, *optional*): Per-item rules.
 
         Returns:
             `PriceOptions`: Items with a price and at least two observed periods, sorted.

@@ -161,7 +161,7 @@ def measure_points(options: PriceOptions, terms: PlanTerms, columns: np.ndarray)
         columns (`(points, N)`, int64): Candidate of each item.
 
     Returns:
-        `pd.DataFrame`: `margin, revenue, surplus` (gain of consumer surplus over the current prices; currency), `units`,
+        `pd.DataFrame`: `margin, revenue, surplus` (gain of consumer surplus over current prices; currency), `units`,
         `kept` (share of the items whose price stays); `*_change`: of margin, revenue and units relative to the current
         prices, of the surplus as a share of the revenue at current prices; and `changed`, the share of prices changed.
     """
@@ -180,7 +180,7 @@ def measure_points(options: PriceOptions, terms: PlanTerms, columns: np.ndarray)
 
 
 def find_dominated(table: pd.DataFrame) -> np.ndarray:
-    """Points that another one of the same sweep beats: no less margin and no less of what it is traded for, more of one.
+    """Points that another one of the same sweep beats: no less of either objective, and more of one.
 
     Args:
         table (`pd.DataFrame`): `sweep` and the columns of `measure_points`.
