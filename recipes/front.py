@@ -186,8 +186,8 @@ def print_points(found: FrontComparison, console: Console) -> None:
             table.add_row(*cells)
         console.print(table)
     console.print(
-        "Against current prices; surplus in shares of current revenue. Off the front: margin that the best prices bring "
-        "more at as much of the other, share of the current margin.",
+        "Against current prices; surplus in shares of current revenue. Off the front: margin that the best prices "
+        "bring more at as much of the other, share of the current margin.",
         highlight=False,
     )
 

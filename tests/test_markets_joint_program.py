@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pricing_fm.evaluation.price_and_order import follow_cycle_rule
 from pricing_fm.markets import oracles
 from pricing_fm.markets.joint_program import JointProgram
-from pricing_fm.policy.replenishment import CycleDemand, UnitCosts, best_quantity, cycle_outcome
 
 PRICES = np.round(np.arange(5.0, 11.0, 0.5), 2)
 COST = 4.0
@@ -24,25 +24,6 @@ def program(elasticity: float = 2.0, volume: float = 8.0, **changes) -> JointPro
     return JointProgram(PRICES, poisson_law(mean, 60), **(given | changes))
 
 
-def cycle_of(one: JointProgram, stock: int, leftover: float) -> tuple[int, int]:
-    """Price and order of the one-cycle rule, demand known."""
-    counts = np.broadcast_to(np.arange(one.demand.shape[1], dtype=float), one.demand.shape)
-    if one.lead_time == 0:
-        demand = CycleDemand(0 * counts, counts, one.demand)
-    else:
-        pairs = [np.outer(law, law).ravel() for law in one.demand]
-        first, second = (grid.ravel() for grid in np.meshgrid(counts[0], counts[0], indexing="ij"))
-        shape = (len(one.prices), first.size)
-        demand = CycleDemand(np.broadcast_to(first, shape), np.broadcast_to(second, shape), np.stack(pairs))
-    costs = UnitCosts(
-        one.prices, np.full_like(one.prices, COST), np.full_like(one.prices, leftover), 0 * one.prices + one.lost_sale
-    )
-    held = np.full_like(one.prices, float(stock))
-    order = best_quantity(demand, costs, held)
-    rung = int(cycle_outcome(demand, costs, held, order).profit.argmax())
-    return rung, int(order[rung])
-
-
 def test_one_period_is_the_newsvendor_at_every_price() -> None:
     one = program(holding=0.0, salvage=1.0)
     values = one.look_ahead(one._end())[0]
@@ -57,7 +38,7 @@ def test_one_period_is_the_newsvendor_at_every_price() -> None:
 def test_the_cycle_rule_is_the_program_of_one_period(stock: int) -> None:
     one = program(salvage=1.0)
     _, choices = one.solve()
-    assert tuple(choices[0, stock]) == cycle_of(one, stock, leftover=1.0 - one.holding)
+    np.testing.assert_array_equal(choices[0, stock], follow_cycle_rule(one, 1.0 - one.holding)[stock])
 
 
 def test_without_lead_time_the_cycle_rule_is_best_in_every_period_of_a_long_season() -> None:
@@ -67,7 +48,8 @@ def test_without_lead_time_the_cycle_rule_is_best_in_every_period_of_a_long_seas
     """
     one = program(salvage=COST, periods=12)
     value, choices = one.solve()
-    rung, level = cycle_of(one, 0, COST - one.holding)
+    rule = follow_cycle_rule(one, COST - one.holding)
+    rung, level = rule[0]
     assert (choices[:, 0] == (rung, level)).all()
     for stock in range(level + 1):
         assert (choices[:, stock] == (rung, level - stock)).all()
@@ -75,7 +57,6 @@ def test_without_lead_time_the_cycle_rule_is_best_in_every_period_of_a_long_seas
     assert (above[:, 1] == 0).all()
     assert (np.diff(PRICES[above[:, 0]]) <= 0).all()
     assert PRICES[above[-1, 0]] < PRICES[rung]
-    rule = np.array([cycle_of(one, stock, COST - one.holding) for stock in range(one.most + 1)])
     assert one.evaluate(rule)[0] == pytest.approx(value[0], rel=1e-12)
 
 
@@ -84,11 +65,9 @@ def test_with_a_lead_time_the_cycle_rule_loses_little_and_price_before_order_mor
     one = program(elasticity, volume=5.0, lead_time=1, salvage=COST, periods=12, most=24, holding=0.4)
     value, _ = one.solve()
     leftover = COST - one.holding
-    joint = np.array([cycle_of(one, stock, leftover) for stock in range(one.most + 1)])
     riskless = int(((PRICES - COST) * 5.0 * (PRICES / 7.0) ** -elasticity).argmax())
-    single = JointProgram(**{**vars(one), "prices": PRICES[[riskless]], "demand": one.demand[[riskless]]})
-    separate = np.array([(riskless, cycle_of(single, stock, leftover)[1]) for stock in range(one.most + 1)])
-    joint_value, separate_value = (one.evaluate(choice) for choice in (joint, separate))
+    joint_value = one.evaluate(follow_cycle_rule(one, leftover))
+    separate_value = one.evaluate(follow_cycle_rule(one, leftover, rungs=np.array([riskless])))
     own = value - COST * np.arange(one.most + 1)  # what stock is worth anyway
     assert (joint_value <= value + 1e-9).all()
     lost = ((value - joint_value) / own)[:16]

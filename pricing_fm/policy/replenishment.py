@@ -262,8 +262,8 @@ class PriceAndOrder:
 def cycle_demand(options: PriceOptions, rows: np.ndarray, stock: StockArguments) -> CycleDemand:
     """The model's predictive distribution of one cycle's demand at every price, by draws.
 
-    The steps' quantiles are joined by the copula of their errors, and scaled to the expected total: the quantiles that
-    the network tells leave out the tail that its mean has.
+    The steps' quantiles, joined by the copula of their errors. Scaled to the network's mean, totals would be less well
+    calibrated (recipes/nano/REWARDS.md).
 
     Args:
         options (`PriceOptions`): Of `stock.periods` periods, without decision lead.
@@ -278,8 +278,7 @@ def cycle_demand(options: PriceOptions, rows: np.ndarray, stock: StockArguments)
     zero = np.zeros_like(steps[0])
     parts = [sum(part, zero) for part in (steps[: stock.lead_time], steps[stock.lead_time :])]
     lead, review = (part.reshape(len(rows), prices, -1) for part in parts)
-    drawn = (lead + review).mean(-1)
-    return CycleDemand(lead, review).scaled(options.expected_units[rows] / np.maximum(drawn, 1e-9))
+    return CycleDemand(lead, review)
 
 
 def plan_orders(options: PriceOptions, available: np.ndarray, stock: StockArguments) -> StockedPlan:
