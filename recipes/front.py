@@ -187,7 +187,7 @@ def print_points(found: FrontComparison, console: Console) -> None:
         console.print(table)
     console.print(
         "Against current prices; surplus in shares of current revenue. Off the front: margin that the best prices "
-        "bring more at as much of the other, share of the current margin.",
+        "bring more with at least as much of the other, share of the current margin.",
         highlight=False,
     )
 

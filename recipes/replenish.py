@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from pricing_fm.evaluation.market import MarketArguments, simulate_evaluation_market
+from pricing_fm.markets.core import get_inventory
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.policy.replenishment import StockArguments
@@ -24,6 +26,8 @@ from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 
 SHOWN = 40  # lines of the printed table; the file holds all
+LONGEST_NAME = 20  # of an item in the table; the end tells more than the start
+COVER = 1.5  # weeks of mean sales on hand where a simulated market keeps no stock
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class ReplenishArguments:
     schema: str | None = field(default=None, metadata={"help": "Schema of the panel."})
     category: str = field(default="all", metadata={"help": "Only this category (exact value), or all."})
     market: Literal["retail"] | None = field(
-        default=None, metadata={"help": "Try it on a simulated market; nothing is on hand where it keeps no stock."}
+        default=None, metadata={"help": "Try it on a simulated market; what is on its shelves is on hand."}
     )
     on_hand: str | None = field(
         default=None,
@@ -87,34 +91,37 @@ def read_items(arguments: ReplenishArguments, market: MarketArguments) -> tuple[
         return (panel if arguments.category == "all" else panel.select_category(arguments.category)), on_hand
     log, panel = simulate_evaluation_market(market)
     if on_hand is None:
-        left = log.panel.groupby("item_id").last()
-        on_hand = (left["inventory"].fillna(left["units"]) - left["units"]).rename("inventory").reset_index()
+        shelf = np.ravel(get_inventory(log.parameters, log.state))
+        usual = COVER * panel.frame.groupby("item_id")["units"].mean().reindex(log.items["item_id"]).to_numpy()
+        stock = np.where(np.isfinite(shelf), shelf, np.round(usual))
+        on_hand = pd.DataFrame({"item_id": log.items["item_id"], "inventory": stock})
     return panel, on_hand
 
 
 def print_orders(table: pd.DataFrame, stock: StockArguments, console: Console) -> None:
     """One line per item, and what the order of deciding makes of the total."""
-    shown = Table(title=f"Price and order for {stock.periods} periods", title_justify="left", box=None, padding=(0, 1))
-    heads = ["item", "on hand", "coming", "now", "price", "order", "served", "profit", "price first", "price kept"]
+    shown = Table(title=f"Price and order for {stock.periods} periods", title_justify="left", box=None)
+    heads = ["item", "stock", "now", "price", "order", "served", "profit", "price first", "now kept"]
     for place, head in enumerate(heads):
-        shown.add_column(head, justify="right" if place else "left", overflow="ellipsis", no_wrap=True)
+        shown.add_column(head, justify="right" if place else "left", no_wrap=True)
     for row in table.head(SHOWN).to_dict("records"):
+        name = str(row["item_id"])
         shown.add_row(
-            str(row["item_id"]),
-            *(f"{row[name]:g}" for name in ("on_hand", "on_order")),
+            name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}",
+            f"{row['on_hand'] + row['on_order']:g}",
             f"{row['current_price']:.2f}",
             f"[bold]{row['price']:.2f}[/]",
             f"[bold]{row['order']:g}[/]",
             f"{row['service']:.0%}",
-            *(f"{row[name]:.2f}" for name in ("profit", "separate_profit", "kept_profit")),
+            *(f"{row[name]:.0f}" for name in ("profit", "separate_profit", "kept_profit")),
         )
     console.print(shown)
     if len(table) > SHOWN:
         console.print(f"... and {len(table) - SHOWN} more items in the file")
-    totals = table[["profit", "separate_profit", "kept_profit"]].sum()
+    joint, separate, kept = table[["profit", "separate_profit", "kept_profit"]].sum()
     console.print(
-        f"Expected profit {totals['profit']:.2f}; {totals['separate_profit']:.2f} if the price is chosen before the "
-        f"order, {totals['kept_profit']:.2f} at current prices with the best orders.",
+        f"Stock: on hand and on order. Served: chance that all demand is. Expected profit {joint:.2f}; {separate:.2f} "
+        f"if the price is chosen before the order, {kept:.2f} at current prices with the best orders.",
         highlight=False,
     )
 

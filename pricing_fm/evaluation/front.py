@@ -1,13 +1,14 @@
 """Fronts of planned prices beside the truth of a simulated market: what plans believe, and what they bring."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pricing_fm import names
 from pricing_fm.markets import SimulatedLog, compute_outcome
+from pricing_fm.markets.core import get_unit_cost
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy.options import OWN, PriceOptions
 from pricing_fm.policy.trade_off import (
@@ -30,8 +31,8 @@ class FrontComparison:
         believed (`pd.DataFrame`): Points as the model sees them; see `measure_points`.
         achieved (`pd.DataFrame`, *optional*): The same points by the market's truth; also, as shares of the margin at
             current prices, `regret` (weighted reward that the best prices for the same weights bring more) and
-            `margin_lost` (margin that the true front has more at the same value of the other objective; NaN beyond its
-            ends).
+            `margin_lost` (margin that the true front has more with at least as much of the other objective; NaN where
+            it does not reach as much).
         possible (`pd.DataFrame`, *optional*): The true front: planned by one who knows demand.
     """
 
@@ -70,8 +71,7 @@ def compare_fronts(
     achieved["dominated"] = find_dominated(achieved)
     for sweep in sweeps:
         here = (achieved["sweep"] == sweep).to_numpy()
-        front = best.table[here & (best.table["kind"] == "planned").to_numpy()]
-        achieved.loc[here, "margin_lost"] = measure_shortfall(front, achieved[here]) / margin_now
+        achieved.loc[here, "margin_lost"] = measure_shortfall(best.table[here], achieved[here]) / margin_now
     return FrontComparison(plan.table, achieved, best.table)
 
 
@@ -87,7 +87,7 @@ def _measure_regret(options: PriceOptions, truth: PlanTerms, plan: FrontPlan, be
 def true_terms(
     log: SimulatedLog, options: PriceOptions, num_rollouts: int = 64, on_price: Callable[[], None] | None = None
 ) -> PlanTerms:
-    """The reward's terms by the market's truth, stock limits included.
+    """The reward's terms by the market's truth, stock limits and costs that have moved since included.
 
     Args:
         log (`SimulatedLog`): Ends where the options begin, and holds their items.
@@ -116,4 +116,5 @@ def true_terms(
         sales[:, column] = outcome.sales.sum(1)[place, None]
         if on_price is not None:
             on_price()
-    return build_terms(options, demand, sales)
+    costs = np.ravel(get_unit_cost(log.parameters, log.state))[place]
+    return build_terms(replace(options, costs=costs), demand, sales)

@@ -34,8 +34,8 @@ def plot_fronts(found: FrontComparison, title: str) -> Figure:
         column, label = AXIS_OF[sweep]
         _draw(axes, found.believed, sweep, column, BLUE, "as the model believes")
         if found.achieved is not None and found.possible is not None:
-            front = found.possible[(found.possible["sweep"] == sweep) & (found.possible["kind"] == "planned")]
-            front = front[~front["dominated"]].sort_values(column)
+            front = found.possible[(found.possible["sweep"] == sweep) & ~found.possible["dominated"]]
+            front = front.sort_values(column)
             axes.plot(front[column], front["margin_change"], color=INK, linewidth=1.4, label="best possible (truth)")
             _draw(axes, found.achieved, sweep, column, ORANGE, "what these prices bring (truth)")
         axes.set_xlabel(label, fontsize=9)

@@ -1,7 +1,8 @@
 """Price and order chosen together, one after the other, or the order alone: what they earn in simulated categories.
 
 All that decides sees the log, what is on hand, and the model's demand. What a decision earns is told by draws of the
-market's true demand, the same draws for every decision; stock in the market's log plays no part in what follows.
+market's true demand, the same draws for every decision, at the unit costs of the log; the stock that the market itself
+keeps plays no part in what follows.
 """
 
 from collections.abc import Mapping

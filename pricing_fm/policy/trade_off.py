@@ -199,17 +199,16 @@ def find_dominated(table: pd.DataFrame) -> np.ndarray:
 
 
 def measure_shortfall(front: pd.DataFrame, points: pd.DataFrame) -> np.ndarray:
-    """How much more margin a front has at the same value of the other objective, linear between its points.
+    """How much more margin a front has with at least as much of the other objective, linear between its points.
 
     Args:
-        front (`pd.DataFrame`): Points of one sweep on the front, from `measure_points`.
+        front (`pd.DataFrame`): Points of one sweep, from `measure_points`; those that another one beats are left out.
         points (`pd.DataFrame`): Points of the same sweep.
 
     Returns:
-        `(points,)`: Currency; NaN beyond the ends of the front.
+        `(points,)`: Currency; NaN where the front does not reach as much of the other.
     """
     other = OBJECTIVES[str(front["sweep"].iloc[0])]
     on = front[~front["dominated"]].sort_values(other)
-    at = points[other].to_numpy()
-    found = np.interp(at, on[other], on["margin"], left=np.nan, right=np.nan)
+    found = np.interp(points[other], on[other], on["margin"], right=np.nan)
     return found - points["margin"].to_numpy()
