@@ -175,14 +175,15 @@ def print_points(found: FrontComparison, console: Console) -> None:
         heads += [f"true {heads[1]}", f"true {other}", "off the front"] if found.achieved is not None else []
         for head in heads:
             table.add_column(head.replace("_change", ""), justify="right")
-        for index, row in points.iterrows():
+        true = [] if found.achieved is None else found.achieved[found.achieved["sweep"] == sweep].to_dict("records")
+        for place, row in enumerate(points.to_dict("records")):
             cells = [f"{row['weight']:g}" if row["kind"] == "planned" else str(row["kind"])]
             cells += [f"{row['margin_change']:+.1%}", f"{row[other]:+.1%}", f"{row['changed']:.0%}"]
             cells += ["yes" if row["dominated"] else ""]
-            if found.achieved is not None:
-                true = found.achieved.loc[index]
-                lost = f"{true['margin_lost']:.1%}" if np.isfinite(true["margin_lost"]) else "beyond"
-                cells += [f"{true['margin_change']:+.1%}", f"{true[other]:+.1%}", lost]
+            if true:
+                lost = true[place]["margin_lost"]
+                cells += [f"{true[place][name]:+.1%}" for name in ("margin_change", other)]
+                cells += [f"{lost:.1%}" if np.isfinite(lost) else "beyond"]
             table.add_row(*cells)
         console.print(table)
     console.print(

@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
     panel, on_hand = read_items(arguments, market)
     with console.status(f"price and order of {len(panel.item_ids)} items"):
         table = policy.replenish(panel, stock, on_hand, arguments.guardrails, arguments.assumed_cost_share)
+    left_out = len(panel.item_ids) - len(table)
+    if left_out:
+        console.print(f"{left_out} items without a price or with fewer than two observed periods are left out")
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "orders.csv", index=False, float_format="%.6g")
     save_recipe(folder, (arguments, market, stock))

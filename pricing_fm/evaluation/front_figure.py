@@ -66,6 +66,6 @@ def _draw(axes: Axes, table: pd.DataFrame, sweep: str, column: str, colour: str,
         )
     for kind, (marker, name) in MARKS.items():
         point = part[part["kind"] == kind]
-        if colour == BLUE:  # the legend names each mark once; its colour says whose view it is
+        if colour == BLUE and len(point):  # the legend names each mark once; its colour says whose view it is
             axes.plot([], [], marker, color=GREY, markersize=7, linestyle="none", label=name)
         axes.plot(point[column], point["margin_change"], marker, color=colour, markersize=7, alpha=0.8)
