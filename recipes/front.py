@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> FrontComparison:
     title = f"{len(options)} items of {name}, prices held for {length} periods"
     (folder / "front.png").write_bytes(render_png(plot_fronts(found, title)))
     save_recipe(folder, (arguments, market, rewards))
-    rows = result_rows(found, panel.name, len(options), arguments.seed)
+    rows = result_rows(found, arguments.market or panel.name, len(options), arguments.seed)
     write_results(folder, build_results("front", [DataSource(panel.name, panel.fingerprint())], rows))
     print_points(found, console)
     console.print(f"{folder / 'front.png'}, {folder / 'front.csv'}", highlight=False)

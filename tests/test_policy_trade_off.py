@@ -107,7 +107,7 @@ def test_more_weight_buys_more_of_the_other_for_less_margin_and_nothing_is_beate
     marks = table.set_index("kind").loc[["current", "list"]]
     assert marks.loc["current", ["margin_change", "units_change", "surplus_change", "changed"]].abs().max() < 1e-12
     if sweep == "price_change":
-        assert planned["kept"].iloc[-1] == 1.0
+        assert planned["kept"].iloc[-1] == pytest.approx(1.0)
         assert planned["margin"].iloc[-1] == pytest.approx(marks.loc["current", "margin"])
     else:
         assert planned["margin"].iloc[0] > marks.loc["current", "margin"]
@@ -124,7 +124,9 @@ def test_what_points_bring_is_the_sum_of_their_items(options: PriceOptions) -> N
     assert found["margin"] == pytest.approx(((listed - options.costs) * units).sum())
     kept = ((current - options.costs) * now).sum()
     assert found["margin_change"] == pytest.approx((found["margin"] - kept) / kept)
-    assert found["changed"] == pytest.approx((np.abs(listed - current) > 1e-6 * current).mean())
+    stays = np.abs(listed - current) <= 1e-6 * current
+    assert found["changed"] == pytest.approx(1 - stays.mean())
+    assert found["kept"] == pytest.approx((current * now)[stays].sum() / (current * now).sum())
 
 
 def test_surplus_is_the_area_under_the_curve_between_two_prices(options: PriceOptions) -> None:

@@ -22,6 +22,8 @@ from pricing_fm.policy.trade_off import (
     planned_terms,
 )
 
+BETWEEN = 4  # points of the true front from one weight to the next
+
 
 @dataclass(frozen=True)
 class FrontComparison:
@@ -33,7 +35,7 @@ class FrontComparison:
             current prices, `regret` (weighted reward that the best prices for the same weights bring more) and
             `margin_lost` (margin that the true front has more with at least as much of the other objective; NaN where
             it does not reach as much).
-        possible (`pd.DataFrame`, *optional*): The true front: planned by one who knows demand.
+        possible (`pd.DataFrame`, *optional*): The true front, planned by one who knows demand, at more weights.
     """
 
     believed: pd.DataFrame
@@ -64,6 +66,7 @@ def compare_fronts(
     if truth is None:
         return FrontComparison(plan.table)
     best = plan_front(options, truth, base, sweeps, caution=0.0)
+    possible = plan_front(options, truth, base, {name: _refine(values) for name, values in sweeps.items()}, 0.0).table
     achieved = plan.table[["sweep", "kind", "weight"]].join(measure_points(options, truth, plan.columns))
     margin_now = abs(float(truth.mean["margin"][:, OWN].sum()))
     achieved["regret"] = _measure_regret(options, truth, plan, best) / margin_now
@@ -71,8 +74,16 @@ def compare_fronts(
     achieved["dominated"] = find_dominated(achieved)
     for sweep in sweeps:
         here = (achieved["sweep"] == sweep).to_numpy()
-        achieved.loc[here, "margin_lost"] = measure_shortfall(best.table[here], achieved[here]) / margin_now
-    return FrontComparison(plan.table, achieved, best.table)
+        lost = measure_shortfall(possible[possible["sweep"] == sweep], achieved[here])
+        achieved.loc[here, "margin_lost"] = lost / margin_now
+    return FrontComparison(plan.table, achieved, possible)
+
+
+def _refine(weights: Sequence[float]) -> np.ndarray:
+    """Weights between and beyond: a front is drawn through its points, and should not miss its own bends."""
+    known = np.unique(np.asarray(weights, dtype=np.float64))
+    between = known[:-1, None] + np.diff(known)[:, None] * np.arange(BETWEEN) / BETWEEN
+    return np.concatenate([between.ravel(), known[-1] * np.array([1.0, 2.0, 4.0, 8.0])])
 
 
 def _measure_regret(options: PriceOptions, truth: PlanTerms, plan: FrontPlan, best: FrontPlan) -> np.ndarray:

@@ -12,7 +12,7 @@ AXIS_OF = {
     "units": ("units_change", "units against current prices"),
     "revenue": ("revenue_change", "revenue against current prices"),
     "satisfaction": ("surplus_change", "consumer surplus gained, share of current revenue"),
-    "price_change": ("kept", "share of prices that stay"),
+    "price_change": ("kept", "share of revenue whose prices stay"),
 }
 MARKS = {"current": ("D", "current prices"), "list": ("s", "list prices")}
 

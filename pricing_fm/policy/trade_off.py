@@ -162,20 +162,23 @@ def measure_points(options: PriceOptions, terms: PlanTerms, columns: np.ndarray)
 
     Returns:
         `pd.DataFrame`: `margin, revenue, surplus` (gain of consumer surplus over current prices; currency), `units`,
-        `kept` (share of the items whose price stays); `*_change`: of margin, revenue and units relative to the current
-        prices, of the surplus as a share of the revenue at current prices; and `changed`, the share of prices changed.
+        `kept` (share of the current revenue whose prices stay: a change costs by the item's revenue), `changed` (share
+        of the prices that change); `*_change`: of margin, revenue and units relative to the current prices, of the
+        surplus as a share of the revenue at current prices.
     """
     rows = np.arange(len(options))
     totals = {"margin": terms.mean["margin"], "revenue": terms.mean["revenue"], "units": terms.units}
     totals["surplus"] = terms.mean["satisfaction"]
     current = options.current_price[:, None]
-    totals["kept"] = (np.abs(options.prices - current) <= SAME_PRICE * current) / len(options)
+    stays = np.abs(options.prices - current) <= SAME_PRICE * current
+    revenue = totals["revenue"][:, OWN]
+    totals["kept"] = stays * (revenue / revenue.sum())[:, None]
     table = pd.DataFrame({name: values[rows, columns].sum(1) for name, values in totals.items()})
     for name in ("margin", "revenue", "units"):
         now = totals[name][:, OWN].sum()
         table[f"{name}_change"] = (table[name] - now) / abs(now)
-    table["surplus_change"] = table["surplus"] / totals["revenue"][:, OWN].sum()
-    table["changed"] = 1.0 - table["kept"]
+    table["surplus_change"] = table["surplus"] / revenue.sum()
+    table["changed"] = 1.0 - stays[rows, columns].mean(1)
     return table
 
 
