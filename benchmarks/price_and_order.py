@@ -37,6 +37,7 @@ REGIMES = {
     "perishes": (StockArguments(1, 1, salvage_value=0.0), (0.0, 3.0)),
     "perishes, nothing on hand": (StockArguments(0, 2, salvage_value=0.0), (0.0, 0.0)),
     "season of four weeks": (StockArguments(0, 4, salvage_value=0.3), (0.0, 0.0)),
+    "season, stock on hand": (StockArguments(0, 4, salvage_value=0.3), (0.0, 3.0)),
 }
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)
 LONGEST = 4
