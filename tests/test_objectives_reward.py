@@ -61,6 +61,13 @@ def test_a_stock_that_nobody_knows_has_no_target(unlimited: float) -> None:
     torch.testing.assert_close(total, rewards(RewardWeights())[0])
 
 
+def test_gradients_do_not_break_where_no_stock_is_known() -> None:
+    sales = DEMAND.clone().requires_grad_()
+    total, _ = rewards(RewardWeights(stock_target=1.0, stock_cover=1.0), sales)
+    total.sum().backward()
+    torch.testing.assert_close(sales.grad, PRICES - 1.5)
+
+
 def test_margin_alone_is_the_default() -> None:
     total, _ = rewards(RewardWeights())
     torch.testing.assert_close(total, (PRICES - 1.5) * DEMAND)

@@ -99,10 +99,10 @@ def ladder_rewards(
     before = prices.gather(-1, current[..., None])
     moved = (prices - before).abs() > SAME_PRICE * before
     reference = reference_price[..., None]
+    known = torch.isfinite(stock)[..., None]
     # What a stock serves is an average over demand: a response member of more than average demand may sell more.
-    left = (stock[..., None] - sales).clamp(min=0)
-    target = weights.stock_cover * reference_units[..., None]
-    off_target = torch.where(torch.isfinite(stock)[..., None], (left - target).abs(), 0.0)
+    left = (torch.where(known, stock[..., None], 0.0) - sales).clamp(min=0)  # no NaN, which would spread in gradients
+    off_target = known * (left - weights.stock_cover * reference_units[..., None]).abs()
     terms = {
         "margin": weights.margin * (prices - costs[..., None]) * sales,
         "revenue": weights.revenue * prices * sales,
