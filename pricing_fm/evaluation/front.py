@@ -79,11 +79,11 @@ def compare_fronts(
     return FrontComparison(plan.table, achieved, possible)
 
 
-def _refine(weights: Sequence[float]) -> np.ndarray:
+def _refine(weights: Sequence[float]) -> list[float]:
     """Weights between and beyond: a front is drawn through its points, and should not miss its own bends."""
     known = np.unique(np.asarray(weights, dtype=np.float64))
     between = known[:-1, None] + np.diff(known)[:, None] * np.arange(BETWEEN) / BETWEEN
-    return np.concatenate([between.ravel(), known[-1] * np.array([1.0, 2.0, 4.0, 8.0])])
+    return [*between.ravel().tolist(), *(known[-1] * factor for factor in (1.0, 2.0, 4.0, 8.0))]
 
 
 def _measure_regret(options: PriceOptions, truth: PlanTerms, plan: FrontPlan, best: FrontPlan) -> np.ndarray:
