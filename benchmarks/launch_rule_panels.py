@@ -79,6 +79,7 @@ MULTIPLES = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 MIXED, ROLLOUTS = 12, 96
 PER_SHOP = 4  # better and worse candidates of a shop, each
 RANGES = ("none", "level", "any")  # what hidden knowledge may do, at the rule's sensitivity
+SIZES = (0.0, 25.0, 100.0)  # of the effective sample, by which errors are told apart
 RULES = {
     RULE: read_rule,
     "hidden: level of demand": lambda row: str(row["verdict_level"]),
@@ -111,7 +112,7 @@ def judge_shop(number: int, arguments: argparse.Namespace) -> list[Row]:
         ManagerSettings(names=(MANAGERS[number % len(MANAGERS)],)),
         LogSettings(num_markets=STORES, num_periods=WEEKS, seed=arguments.seed + number, name=f"shop{number}"),
     )
-    chosen = draw_candidates(log, np.random.default_rng([arguments.seed, number]), arguments)
+    chosen = draw_candidates(log, np.random.default_rng([arguments.seed, number]))
     if not chosen:
         return []
     columns = [column for column in VISIBLE_COLUMNS if column in log.panel]
@@ -133,9 +134,7 @@ def judge_shop(number: int, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def draw_candidates(
-    log: SimulatedLog, rng: np.random.Generator, arguments: argparse.Namespace
-) -> list[tuple[pd.Series, float]]:
+def draw_candidates(log: SimulatedLog, rng: np.random.Generator) -> list[tuple[pd.Series, float]]:
     """Held prices with their true gain over the manager: as many better ones as others, at most `PER_SHOP` of each."""
     ids = log.items[names.ITEM_ID]
     list_prices = log.state.list_price.reshape(-1)
@@ -156,7 +155,7 @@ def draw_candidates(
 
 
 def take_in_turn(gains: np.ndarray, strata: Sequence[Stratum], rng: np.random.Generator) -> Iterator[int]:
-    """Positions of gains inside the strata: one of each in turn, in random order."""
+    """Positions of gains inside the strata: one of each stratum in turn, in random order, as long as it holds any."""
     left = [list(rng.permutation(np.flatnonzero((gains >= one.lowest) & (gains < one.highest)))) for one in strata]
     while any(left):
         for place in rng.permutation(len(left)):
@@ -231,7 +230,10 @@ def describe(rows: Sequence[Row]) -> list[str]:
     """How right launches, estimates and bounds are."""
     known = [row for row in rows if row["gain"] is not None]
     lines = [*describe_launches(rows, RULES), f"{len(known)} of {len(rows)} policies charge some of the logged prices"]
-    for label, part in (("all of these", known), ("identified", [row for row in known if row["identified"]])):
+    parts = {"all of these": known, "identified": [row for row in known if row["identified"]]}
+    for low, high in zip(SIZES, (*SIZES[1:], np.inf), strict=True):
+        parts[f"worth {low:g} to {high:g} observations"] = [row for row in known if low <= row["ess"] < high]
+    for label, part in parts.items():
         if not part:
             continue
         error = np.array([row["gain"] - row["true_gain"] for row in part])
@@ -240,7 +242,8 @@ def describe(rows: Sequence[Row]) -> list[str]:
         lines.append(
             f"{label} ({len(part)}): bias {error.mean():+.3f}, root mean squared error"
             f" {np.sqrt((error**2).mean()):.3f} of the manager's"
-            f" value; lower bound of the gain holds, by hidden knowledge allowed: {shown} (nominal 95%)"
+            f" value; lower bound of the gain holds, by hidden knowledge allowed: {shown} (nominal 95%); upper"
+            f" {np.mean([row['upper'] >= row['true_gain'] for row in part]):.0%}"
         )
     for manager in MANAGERS:
         part = [row for row in known if row["manager"] == manager]
