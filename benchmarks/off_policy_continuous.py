@@ -102,7 +102,7 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
         errors = rows.pivot(index="log", columns="policy", values="error")
         covered = rows.groupby("log")[["covered", "value_covered"]].mean()
         logs, squares = len(errors), (errors**2).mean(axis=1)
-        means, noise = errors.mean(), errors.var() / logs
+        means, noise = errors.mean(), errors.var() / errors.count()
         rmse = float(np.sqrt(squares.mean()))
         lines.append(
             {
@@ -119,6 +119,7 @@ def summarise(found: pd.DataFrame) -> pd.DataFrame:
                 "ess": rows["ess"].median(),
                 "trimmed": rows["trimmed"].mean(),
                 "logs": logs,
+                "answers": len(rows),
             }
         )
     return pd.DataFrame(lines)
@@ -137,6 +138,7 @@ def tabulate(cell: str, found: pd.DataFrame, summary: pd.DataFrame) -> Table:
     )
     table = Table(title=title, title_justify="left", box=None)
     heads = ("estimator", "bias", *policies, "rmse", "coverage", "of values", "half width", "sample size", "trimmed")
+    heads = (*heads, "refused")
     for head in heads:
         table.add_column(head, justify="left" if head == "estimator" else "right", no_wrap=True)
     for _, row in summary.iterrows():
@@ -150,6 +152,7 @@ def tabulate(cell: str, found: pd.DataFrame, summary: pd.DataFrame) -> Table:
             f"{row['half_width']:.2%}",
             f"{row['ess']:.0f}",
             f"{row['trimmed']:.1%}",
+            f"{1.0 - row['answers'] / len(policies) / found['log'].nunique():.1%}",
         )
     return table
 

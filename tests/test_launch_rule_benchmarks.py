@@ -93,9 +93,7 @@ def test_candidates_of_a_panel_are_taken_from_the_strata_in_turn() -> None:
         (candidate(0.02), ["gain above margin"]),
     ],
 )
-def test_failing_conditions_are_named_and_only_their_absence_launches(
-    given: Candidate, failed: list[str]
-) -> None:
+def test_failing_conditions_are_named_and_only_their_absence_launches(given: Candidate, failed: list[str]) -> None:
     found = examine(given)
     assert found["verdict"] == "experiment_needed"
     assert found["failed"] == failed

@@ -14,12 +14,8 @@ from scipy.stats import norm
 
 from pricing_fm.evaluation.off_policy.one_step_log import RandomisedDecisions, check_policy
 from pricing_fm.evaluation.off_policy.one_step_models import OneStepFeatures, estimate_marginal_choices, expand_columns
-from pricing_fm.evaluation.off_policy.price_density import (
-    DensitySettings,
-    PriceDensity,
-    compute_blurred_densities,
-    fit_price_density,
-)
+from pricing_fm.evaluation.off_policy.price_density import DensitySettings, PriceDensity, fit_price_density
+from pricing_fm.evaluation.off_policy.weights import compute_kernel_densities
 
 
 @dataclass(frozen=True)
@@ -28,13 +24,12 @@ class OneStepDensity:
 
     Attributes:
         density: Of the logged places.
-        places: Of each action, `(cells, actions)`.
-        bandwidth: Half width of the kernel through which policies are seen, unit of the places.
+        kernels: Density at each row's logged place of a policy that takes an action, seen through the kernel, `(rows,
+            actions)`.
     """
 
     density: PriceDensity
-    places: np.ndarray
-    bandwidth: float
+    kernels: np.ndarray
 
     def compute_ratios(self, decisions: RandomisedDecisions, target: np.ndarray) -> np.ndarray:
         """Density of a policy over that of the manager, floored, for every logged action.
@@ -50,12 +45,8 @@ class OneStepDensity:
             ValueError: If `target` is no policy.
         """
         check_policy(target, decisions)
-        wanted = np.empty(decisions.num_rows)
-        for cell in np.unique(decisions.cells):
-            here = decisions.cells == cell
-            logged = self.density.log_prices[here]
-            wanted[here] = compute_blurred_densities(logged, self.places[cell], target[here], self.bandwidth)
-        return wanted / np.maximum(self.density.propensities, self.density.choose_floors())
+        wanted = np.einsum("ra,ra->r", target, self.kernels)
+        return np.asarray(wanted / np.maximum(self.density.propensities, self.density.choose_floors()))
 
 
 def place_log_prices(decisions: RandomisedDecisions) -> np.ndarray:
@@ -82,7 +73,7 @@ def fit_one_step_density(
         decisions: The log.
         features: Of the log.
         places: Of each action, `(cells, actions)`.
-        bandwidth: Half width of the kernel, unit of the places.
+        bandwidth: Half width of the Epanechnikov kernel, unit of the places.
         seed: Of the folds.
 
     Returns:
@@ -92,4 +83,5 @@ def fit_one_step_density(
     seen = np.column_stack([members.astype(np.float64), expand_columns(features.modifiers)])
     logged = places[decisions.cells, decisions.actions]
     density = fit_price_density(logged, seen, decisions.clusters, settings=DensitySettings(seed=seed))
-    return OneStepDensity(density, places, bandwidth)
+    pairs = np.broadcast_arrays(logged[:, None], places[decisions.cells])
+    return OneStepDensity(density, compute_kernel_densities(pairs[0], pairs[1], bandwidth))

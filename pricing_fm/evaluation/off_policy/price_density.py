@@ -230,24 +230,6 @@ def compute_kernel_propensities(
     return np.where(density.kept, keep_probabilities, (1.0 - np.asarray(keep_probabilities)) * named)
 
 
-def compute_blurred_densities(
-    log_prices: np.ndarray, listed_log_prices: np.ndarray, probabilities: np.ndarray, bandwidth: float
-) -> np.ndarray:
-    """Density of a policy that draws among listed prices, seen through a kernel.
-
-    Args:
-        log_prices: Logged prices, `(rows,)`.
-        listed_log_prices: Those that the policy draws from, `(prices,)`.
-        probabilities: Of each for each row, `(rows, prices)`.
-        bandwidth: Half width of the Epanechnikov kernel, log price.
-
-    Returns:
-        At the logged prices, per unit of log price, `(rows,)`.
-    """
-    pairs = np.broadcast_arrays(log_prices[:, None], listed_log_prices[None, :])
-    return np.einsum("rp,rp->r", probabilities, compute_kernel_densities(pairs[0], pairs[1], bandwidth))
-
-
 @dataclass(frozen=True)
 class RankCalibration:
     """Are ranks uniform, whatever the features?
