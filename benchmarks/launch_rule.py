@@ -20,6 +20,7 @@ import numpy as np
 from launch_shops import COST_SHARE, LADDER, History, LaunchShop, draw_shares, draw_shop, run_history
 from launch_strata import (
     BETTER,
+    BOUND,
     ESTIMATE,
     HIDDEN,
     MARGIN,
@@ -68,7 +69,12 @@ TRUTH_DRAWS = 600  # of the one that says what it is worth: gains within 0.1 % o
 MOST_SHOPS, PAIRS = 200, 100  # shops that are tried, pairs of manager and candidate in each
 TAIL_LEVEL = 0.1
 REPLICATES = 500
-RULES = {RULE: read_rule, f"without {HIDDEN}": read_without(HIDDEN), ESTIMATE: judge_estimate}
+RULES = {
+    RULE: read_rule,
+    f"without {HIDDEN}": read_without(HIDDEN),
+    BOUND: read_without(BOUND),
+    ESTIMATE: judge_estimate,
+}
 
 
 def compare(number: int, arguments: argparse.Namespace) -> Row:

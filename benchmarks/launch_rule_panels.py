@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from launch_strata import (
     BETTER,
+    BOUND,
     ESTIMATE,
     HIDDEN,
     MARGIN,
@@ -84,6 +85,8 @@ RULES = {
     RULE: read_rule,
     "hidden: level of demand": lambda row: str(row["verdict_level"]),
     f"without {HIDDEN}": read_without(HIDDEN),
+    "without identification": read_without("no identification"),
+    BOUND: read_without(BOUND),
     ESTIMATE: judge_estimate,
 }
 

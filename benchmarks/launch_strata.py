@@ -34,6 +34,7 @@ Row = dict[str, Any]
 Decide = Callable[[Row], str]
 
 LEVEL = 0.9  # of the intervals of shares
+_ACROSS = 4  # rules beside each other in the figure
 RULE, ESTIMATE = "launch rule", "estimate above 0"
 MARGIN = LaunchRules().margin_share
 
@@ -47,13 +48,14 @@ _OPEN: dict[str, dict[str, float]] = {
 }
 IDENTIFICATION = tuple(_OPEN)
 GAIN, HIDDEN, WORST = "gain above margin", "hidden knowledge", "worst outcomes"
+BOUND = "lower bound of the gain alone"
 NO_LOGGED_PRICE = "no logged price"  # no value at all, whatever is dropped
 CONDITIONS = (*IDENTIFICATION, GAIN, HIDDEN, WORST)
 # Groups of conditions that are dropped together.
 GROUPS = {
     "no identification": IDENTIFICATION,
     "no identification, no hidden knowledge": (*IDENTIFICATION, HIDDEN),
-    "lower bound of the gain alone": (*IDENTIFICATION, HIDDEN, WORST),
+    BOUND: (*IDENTIFICATION, HIDDEN, WORST),
 }
 # Words by which a reason of the rule is told.
 _WORDS = {
@@ -277,8 +279,13 @@ def save_results(rows: Sequence[Row], rules: dict[str, Decide], benchmark: str, 
 def plot_verdicts(rows: Sequence[Row], rules: dict[str, Decide]) -> Figure:
     """Share of each verdict by stratum, a panel per rule."""
     parts = split_by_stratum(rows)
-    figure = Figure(figsize=(2.9 * len(rules) + 1.4, 0.42 * len(parts) + 1.6), layout="constrained")
-    panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    lines = 1 + (len(rules) > _ACROSS)
+    across = -(-len(rules) // lines)
+    figure = Figure(figsize=(2.7 * across + 1.4, (0.42 * len(parts) + 0.5) * lines + 1.1), layout="constrained")
+    grid = figure.subplots(lines, across, sharex=True, sharey=True, squeeze=False)
+    panels = grid.ravel()[: len(rules)]
+    for axes in grid.ravel()[len(rules) :]:
+        axes.set_visible(False)
     shown = {
         Verdict.LAUNCH: ("launch", "#0072B2"),
         Verdict.EXPERIMENT_NEEDED: ("experiment", "#D9D9D9"),
@@ -295,8 +302,8 @@ def plot_verdicts(rows: Sequence[Row], rules: dict[str, Decide]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     panels[0].set_yticks(range(len(parts)), [f"{name} ({len(part)})" for name, part in parts.items()])
-    panels[0].set_ylabel("true gain (policies)", fontsize=9)
     panels[0].invert_yaxis()
+    figure.supylabel("true gain (policies)", fontsize=9)
     figure.supxlabel("share of the policies", fontsize=9)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8

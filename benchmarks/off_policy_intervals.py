@@ -98,7 +98,8 @@ def _estimate(
     """Estimates whose influence values are bounded, with the bounds."""
     trajectories = log.trajectories(outcome, log.take(target))
     ratios = compute_importance_ratios(trajectories)
-    found = {"inverse propensity": (estimate_trajectory_importance(trajectories, ratios), (0.0, most))}
+    slack = 1e-9 * most  # influence values are sums, and round
+    found = {"inverse propensity": (estimate_trajectory_importance(trajectories, ratios), (-slack, most + slack))}
     if predicted is not None:
         values = ModelValues(log.take(predicted)[:, None], np.einsum("ra,ra->r", target, predicted)[:, None])
         robust = estimate_doubly_robust(trajectories, ratios, values)
