@@ -17,25 +17,25 @@ import time
 from pathlib import Path
 
 import numpy as np
-import off_policy_continuous_bandit as bandit
-import off_policy_continuous_market as market
 import pandas as pd
 from matplotlib.figure import Figure
+from off_policy_continuous_bandit import WORLDS, compute_bandit_truths, estimate_bandit
+from off_policy_continuous_market import FAILURES, compute_market_truths, estimate_market
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from pricing_fm.results import ResultRow, build_results, write_results
 
-CELLS = (*bandit.WORLDS, *market.FAILURES)
+CELLS = (*WORLDS, *FAILURES)
 METRICS = ("bias", "rmse", "coverage")
 
 
 def measure(cell: str, seed: list[int]) -> list[dict[str, object]]:
     """Estimates from one log."""
-    if cell in bandit.WORLDS:
-        return bandit.estimate(bandit.WORLDS[cell], seed)
-    return market.estimate(cell, seed)
+    if cell in WORLDS:
+        return estimate_bandit(WORLDS[cell], seed)
+    return estimate_market(cell, seed)
 
 
 def read_truths(cell: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -43,9 +43,9 @@ def read_truths(cell: str, arguments: argparse.Namespace) -> dict[str, float]:
     path = arguments.output_dir / f"{cell}-truth.json"
     if not path.exists():
         found = (
-            bandit.compute_truths(bandit.WORLDS[cell])
-            if cell in bandit.WORLDS
-            else market.compute_truths(cell, arguments.truth_units)
+            compute_bandit_truths(WORLDS[cell])
+            if cell in WORLDS
+            else compute_market_truths(cell, arguments.truth_units)
         )
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     truths: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))

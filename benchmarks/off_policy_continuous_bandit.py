@@ -131,7 +131,7 @@ def draw_log(world: World, seed: list[int]) -> BanditLog:
     return BanditLog(x, log_prices, density, rewards, np.repeat(np.arange(CUSTOMERS), DECISIONS))
 
 
-def compute_truths(world: World, rows: int = 2_000_000) -> dict[str, float]:
+def compute_bandit_truths(world: World, rows: int = 2_000_000) -> dict[str, float]:
     """Mean reward of every policy, and of the manager, over customers; Monte Carlo error about 0.1 %."""
     rng = np.random.default_rng(1_000_003)
     x = rng.normal(size=(rows, 3))
@@ -139,7 +139,7 @@ def compute_truths(world: World, rows: int = 2_000_000) -> dict[str, float]:
     return truths | {"manager": float(world.expect(x, world.draw_prices(x, rng)[0]).mean())}
 
 
-def estimate(world: World, seed: list[int]) -> list[dict[str, object]]:
+def estimate_bandit(world: World, seed: list[int]) -> list[dict[str, object]]:
     """Every policy by every estimator from one log: value, interval, effective sample size and trimmed mass."""
     log = draw_log(world, seed)
     x, size = log.x, len(log.x)

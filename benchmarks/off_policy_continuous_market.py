@@ -97,13 +97,13 @@ POLICIES = tuple(name for name in RULES if name != "manager")
 FAILURES = {"plain": "none", "peaks": "peak_elasticity"}
 
 
-def compute_truths(cell: str, units: int) -> dict[str, float]:
+def compute_market_truths(cell: str, units: int) -> dict[str, float]:
     """Mean margin of a unit over the horizon by rule, currency."""
     found = simulate_values(1_000_003, units, WEEKS, RULES, FAILURES[cell])
     return dict(zip(RULES, found.values.tolist(), strict=True))
 
 
-def estimate(cell: str, seed: list[int]) -> list[dict[str, object]]:
+def estimate_market(cell: str, seed: list[int]) -> list[dict[str, object]]:
     """Every policy by every estimator from one log."""
     market = draw_rule_log(seed, UNITS, WEEKS, MANAGER, FAILURES[cell])
     demand = fit_market_demand(market)
