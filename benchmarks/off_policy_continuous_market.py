@@ -120,7 +120,7 @@ def estimate_market(cell: str, seed: list[int]) -> list[dict[str, object]]:
             f"estimated_{width:g}": weigh_by_density(market, density, rule, width, informative) for width in BANDWIDTHS
         }
         weights |= {"known": weigh_by_truth(market, rule, informative)}
-        weights |= {"rungs": weigh_decisions(market, rule, by_rung, informative)}  # type: ignore[arg-type]
+        weights |= {"rungs": weigh_decisions(market, rule, by_rung, informative)}
         found = {f"structured_{name}": value_rule(market, demand, rule, one) for name, one in weights.items()}
         found["all_on_rungs"] = value_rule(market, on_rungs, replace(rule, is_snapped=True), weights["rungs"])
         found["model_alone"] = value_rule(market, demand, rule, None)
