@@ -1,12 +1,12 @@
 """How often the launch rule is right: policies of known value, judged from the log of another policy.
 
 Each comparison is a shop of its own. A manager draws prices from a ladder and logs his propensities; a candidate draws
-from it otherwise. In half of the comparisons the candidate truly earns `--better` to `--best` more than the manager, in
-the other half as much as he does or up to 30 % less; what lies between is not drawn. The value is estimated by the
-structured estimator with known propensities. Comparisons are written to disk in chunks; a second start goes on where
-the first one ended.
+from it otherwise. Half of the candidates truly earn more than the manager, in equal numbers by 0 to 2, 2 to 5, 5 to 10
+and 10 to 50 %; half of the others earn up to 5 % less, the rest up to 30 %. A true gain is that of a simulation apart
+from the one by which the candidate was found. The value is estimated by the structured estimator with known
+propensities. Comparisons are written to disk in chunks; a second start goes on where the first one ended.
 
-Example: OMP_NUM_THREADS=1 python benchmarks/launch_rule.py --comparisons 100 --output_dir outputs/launch_rule
+Example: OMP_NUM_THREADS=1 python benchmarks/launch_rule.py --comparisons 400 --output_dir outputs/launch_rule
 """
 
 from __future__ import annotations
@@ -14,16 +14,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from launch_shops import COST_SHARE, LADDER, History, LaunchShop, draw_shares, draw_shop, run_history
+from launch_strata import (
+    BETTER,
+    BOUND,
+    ESTIMATE,
+    HIDDEN,
+    MARGIN,
+    RULE,
+    WORSE,
+    Row,
+    Stratum,
+    describe_launches,
+    examine,
+    judge_estimate,
+    read_rule,
+    read_without,
+    save_results,
+    tabulate_conditions,
+    tabulate_verdicts,
+)
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from pricing_fm.evaluation.off_policy import (
     Candidate,
@@ -31,7 +46,6 @@ from pricing_fm.evaluation.off_policy import (
     DemandDesign,
     ExperimentSettings,
     LadderPolicy,
-    LaunchDecision,
     LaunchRules,
     StructuredSettings,
     ValueBounds,
@@ -50,45 +64,40 @@ from pricing_fm.evaluation.off_policy import (
 )
 
 LEAST_PROPENSITY = 0.05  # below it a price counts as not supported, and propensities are raised to it
-TRUTH_DRAWS = 100
-MOST_SHOPS, PAIRS = 100, 100  # shops that are tried, pairs of manager and candidate in each
-WORST = -0.3  # true gain of a candidate
+SEARCH_DRAWS = 100  # of the simulation by which a candidate is found
+TRUTH_DRAWS = 600  # of the one that says what it is worth: gains within 0.1 % of the manager's value
+MOST_SHOPS, PAIRS = 200, 100  # shops that are tried, pairs of manager and candidate in each
 TAIL_LEVEL = 0.1
-SENSITIVITIES = (1.0, 1.25, 1.5)  # the last is that of the rule; 1 = nothing is hidden
+REPLICATES = 500
+RULES = {
+    RULE: read_rule,
+    f"without {HIDDEN}": read_without(HIDDEN),
+    BOUND: read_without(BOUND),
+    ESTIMATE: judge_estimate,
+}
 
 
-def compare(number: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(number: int, arguments: argparse.Namespace) -> Row:
     """One comparison: what is true, what was found, what was decided."""
     rng = np.random.default_rng([arguments.seed, number])
-    is_better = number % 2 == 0
-    lowest, highest = (arguments.better, arguments.best) if is_better else (WORST, 0.0)
-    market, behavior, target, gain = draw_policies(rng, lowest, highest, arguments)
+    market, behavior, target, gain, error = draw_policies(rng, choose_stratum(number), arguments)
     history = run_history(market, behavior, 1, int(rng.integers(2**31)), knows=True)
-    decisions = judge(market, history, behavior, target, arguments)
-    decision = decisions[LaunchRules().sensitivity]
-    verdict = decision.candidates[0]
-    return {
-        "number": number,
-        "is_better": is_better,
-        "true_gain": gain,
-        "verdict": str(decision.verdict),
-        "by_sensitivity": {f"{sensitivity:g}": str(found.verdict) for sensitivity, found in decisions.items()},
-        "reasons": list(decision.reasons),
-        "estimated_gain": None if verdict.gain is None else verdict.gain.value / decision.manager_value,
-        "lower": None if verdict.gain is None else verdict.gain.lower / decision.manager_value,
-        "upper": None if verdict.gain is None else verdict.gain.upper / decision.manager_value,
-        "cells": None if decision.experiment is None else decision.experiment.num_cells,
-        "weeks": None if decision.experiment is None else decision.experiment.num_weeks,
-        "weeks_above_margin": None
-        if decision.experiment_at_estimate is None
-        else decision.experiment_at_estimate.num_weeks,
-    }
+    return {"number": number, "true_gain": gain, "true_gain_error": error} | judge(
+        market, history, behavior, target, arguments
+    )
+
+
+def choose_stratum(number: int) -> Stratum:
+    """Better and worse candidates in turn, and the strata of each in turn."""
+    part = (BETTER, WORSE)[number % 2]
+    return part[number // 2 % len(part)]
 
 
 def draw_policies(
-    rng: np.random.Generator, lowest: float, highest: float, arguments: argparse.Namespace
-) -> tuple[LaunchShop, np.ndarray, np.ndarray, float]:
-    """A shop, its manager and a candidate whose true relative gain lies between two numbers."""
+    rng: np.random.Generator, stratum: Stratum, arguments: argparse.Namespace
+) -> tuple[LaunchShop, np.ndarray, np.ndarray, float, float]:
+    """A shop, its manager, and a candidate whose true relative gain lies in a stratum, with the gain and its error."""
+    lowest, highest = stratum.lowest, stratum.highest
     for _ in range(MOST_SHOPS):
         market = draw_shop(rng, arguments.units, arguments.weeks, arguments.hidden_odds)
         behaviors, targets = draw_shares(rng, 2.0, 0.03, PAIRS), draw_shares(rng, 0.7, 0.0, PAIRS)
@@ -97,22 +106,32 @@ def draw_policies(
         gains = targets @ margins / (behaviors @ margins) - 1.0
         nearest = int(np.abs(gains - rng.uniform(lowest, highest)).argmin())
         behavior, target = behaviors[nearest], targets[nearest]
-        luck = int(rng.integers(2**31))
-        values = [
-            run_history(market, shares, TRUTH_DRAWS, luck, knows).values.mean()
-            for shares, knows in ((behavior, True), (target, False))
-        ]
-        gain = float(values[1] / values[0] - 1.0)
-        if lowest <= gain <= highest:
-            return market, behavior, target, gain
-    raise RuntimeError(f"no candidate with a gain of {lowest:g} to {highest:g} in {MOST_SHOPS} shops; lower --better")
+        if not lowest <= simulate_gain(market, behavior, target, SEARCH_DRAWS, int(rng.integers(2**31)))[0] < highest:
+            continue
+        gain, error = simulate_gain(market, behavior, target, TRUTH_DRAWS, int(rng.integers(2**31)))
+        if lowest <= gain < highest:
+            return market, behavior, target, gain, error
+    raise RuntimeError(f"no candidate with a gain of {lowest:g} to {highest:g} in {MOST_SHOPS} shops; try another seed")
+
+
+def simulate_gain(
+    market: LaunchShop, behavior: np.ndarray, target: np.ndarray, draws: int, luck: int
+) -> tuple[float, float]:
+    """True gain of the target as a share of the manager's value, and its Monte Carlo error."""
+    today, instead = (
+        run_history(market, shares, draws, luck, knows).values.mean(axis=0)
+        for shares, knows in ((behavior, True), (target, False))
+    )
+    gain = float(instead.mean() / today.mean() - 1.0)
+    error = (instead - (1.0 + gain) * today).std(ddof=1) / np.sqrt(draws) / today.mean()
+    return gain, float(error)
 
 
 def judge(
     market: LaunchShop, history: History, behavior: np.ndarray, target: np.ndarray, arguments: argparse.Namespace
-) -> dict[float, LaunchDecision]:
-    """The launch rule with everything that it needs, at several sensitivities."""
-    log, shop = history.log, market.shop
+) -> Row:
+    """The launch rule with everything that it needs."""
+    log, shop, rules = history.log, market.shop, LaunchRules()
     shape = log.units.shape
     season = np.broadcast_to(market.season[None, :, None], (*shape, 1))
     demand = fit_demand(log, DemandDesign(season, has_recent_discount=True), groups=np.arange(shape[0]))
@@ -128,30 +147,40 @@ def judge(
     tail = bootstrap_cvar_difference(
         value.outcome.returns / usual, manager.outcome.returns / usual, log.clusters, level=TAIL_LEVEL
     )
+    bounds = compute_weight_bounds(wanted, np.maximum(chances, LEAST_PROPENSITY), rules.sensitivity)
+    found = bound_structured(demand, shop, policies[0], bounds, arguments.draws).values
+    candidate = Candidate(
+        "candidate",
+        value,
+        float(compute_support_mass(target, behavior, LEAST_PROPENSITY)),
+        count_price_episodes(log.prices, log.clusters),
+        ValueBounds(found.lower - manager.value, found.upper - manager.value),
+        rules.sensitivity,
+        tail,
+        estimate_stock_relation(demand),
+    )
     experiment = ExperimentSettings(measure_weekly_variation(history.margins, log.clusters), arguments.weeks)
-    support = float(compute_support_mass(target, behavior, LEAST_PROPENSITY))
-    episodes, stock_test = count_price_episodes(log.prices, log.clusters), estimate_stock_relation(demand)
-    decisions = {}
-    for sensitivity in SENSITIVITIES:
-        bounds = compute_weight_bounds(wanted, np.maximum(chances, LEAST_PROPENSITY), sensitivity)
-        found = bound_structured(demand, shop, policies[0], bounds, arguments.draws).values
-        hidden = ValueBounds(found.lower - manager.value, found.upper - manager.value)
-        candidate = Candidate("candidate", value, support, episodes, hidden, sensitivity, tail, stock_test)
-        rules = LaunchRules(margin_share=arguments.margin, sensitivity=sensitivity)
-        decisions[sensitivity] = decide_launch([candidate], manager, experiment, rules, replicates=500)
-    return decisions
+    decision = decide_launch([candidate], manager, experiment, rules, replicates=REPLICATES)
+    gain, plans = decision.candidates[0].gain, (decision.experiment, decision.experiment_at_estimate)
+    ends = {} if gain is None else {name: getattr(gain, name) / manager.value for name in ("lower", "upper")}
+    return examine(candidate, manager, experiment, rules, REPLICATES) | {
+        "identified": gain is not None,
+        "gain": value.value / manager.value - 1.0,
+        **ends,
+        "weeks": None if plans[0] is None else plans[0].num_weeks,
+        "weeks_above_margin": None if plans[1] is None else plans[1].num_weeks,
+    }
 
 
-def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[Row]:
     """Every comparison, from disk where its chunk is there."""
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    names = ("units", "weeks", "better", "best", "margin", "hidden_odds", "draws", "seed", "chunk")
-    settings = {name: getattr(arguments, name) for name in names}
+    settings = {name: getattr(arguments, name) for name in ("units", "weeks", "hidden_odds", "draws", "seed", "chunk")}
     kept = arguments.output_dir / "settings.json"
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{kept} holds other settings than {settings}; give another --output_dir")
     kept.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     starts = range(0, arguments.comparisons, arguments.chunk)
     for start in track(starts, "comparing", console=console):
         path = arguments.output_dir / f"chunk-{start:05d}.json"
@@ -164,101 +193,53 @@ def read_or_measure(arguments: argparse.Namespace, console: Console) -> list[dic
     return rows[: arguments.comparisons]
 
 
-def tabulate(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
-    """Verdicts of the rule beside those of simpler ones."""
-    asked = (
-        f"margin {arguments.margin:.0%}, better by {arguments.better:.0%} to {arguments.best:.0%}; true gains between"
-        f" 0% and {arguments.better:.0%} are not drawn"
-    )
-    table = Table(title=f"{len(rows)} comparisons; {asked}")
-    for column in ("rule", "truly better", "launch", "do not launch", "experiment"):
-        table.add_column(column, justify="left" if column == "rule" else "right")
-    for rule, decide in (
-        *((f"launch rule, sensitivity {name}", read_verdict(name)) for name in rows[0]["by_sensitivity"]),
-        ("the estimate alone, where identified", judge_estimate),
-    ):
-        for is_better in (True, False):
-            found = Counter(decide(row) for row in rows if row["is_better"] is is_better)
-            table.add_row(rule, "yes" if is_better else "no", *(str(found[str(verdict)]) for verdict in Verdict))
-    return table
-
-
-def read_verdict(sensitivity: str) -> Callable[[dict[str, Any]], str]:
-    """Verdict of the rule at one sensitivity."""
-    return lambda row: str(row["by_sensitivity"][sensitivity])
-
-
-def judge_estimate(row: dict[str, Any]) -> str:
-    """Verdict of who launches what looks better."""
-    if row["estimated_gain"] is None:
-        return str(Verdict.EXPERIMENT_NEEDED)
-    return str(Verdict.LAUNCH if row["estimated_gain"] > 0.0 else Verdict.DO_NOT_LAUNCH)
-
-
-def describe(rows: list[dict[str, Any]]) -> list[str]:
-    """Why experiments are asked for, how large they are, and whether bounds and estimates hold."""
-    kinds = {
-        "gain not shown": "confidence it earns at least",
-        "hidden knowledge": "hidden knowledge",
-        "worst outcomes": "worst outcomes",
-        "support": "the log supports",
-        "sample size": "the log is worth",
-        "trimmed": "hardly ever takes",
-        "stock test": "stock in weeks",
-    }
+def describe(rows: list[Row]) -> list[str]:
+    """How large experiments are, and whether estimates and bounds hold."""
+    lines = describe_launches(rows, RULES)
     asked = [row for row in rows if row["verdict"] == Verdict.EXPERIMENT_NEEDED]
-    why = {kind: sum(any(words in text for text in row["reasons"]) for row in asked) for kind, words in kinds.items()}
-    lines = ["experiments because of " + ", ".join(f"{kind}: {count}" for kind, count in why.items() if count)]
-    if asked:
-        cells, weeks = (np.array([row[name] for row in asked]) for name in ("cells", "weeks"))
-        lines.append(
-            f"switchback that shows a gain above zero, if it is the margin: {np.median(cells):,.0f} cells,"
-            f" {np.median(weeks):,.0f} weeks (medians; weeks {weeks.min():,} to {weeks.max():,})"
-        )
-    # Chunks on disk may be older than this number.
-    sizes = np.array([size for row in asked if (size := row.get("weeks_above_margin")) is not None])
-    if len(sizes):
-        lines.append(
-            f"switchback that shows a gain above the margin, if it is the estimate ({len(sizes)}):"
-            f" {np.median(sizes):,.0f} weeks (median; {sizes.min():,} to {sizes.max():,})"
-        )
-    for low, high in ((0.05, 0.15), (0.15, 0.25), (0.25, 1.0)):
-        found = Counter(row["verdict"] for row in rows if low <= row["true_gain"] < high)
-        shown = ", ".join(f"{verdict} {found[str(verdict)]}" for verdict in Verdict)
-        lines.append(f"true gain of {low:.0%} to {high:.0%}: {shown}")
-    known = [row for row in rows if row["estimated_gain"] is not None]
-    if known:
-        truth, estimate, lower, upper = (
-            np.array([row[name] for row in known]) for name in ("true_gain", "estimated_gain", "lower", "upper")
-        )
-        lines.append(
-            f"{len(known)} identified gains: bias {np.mean(estimate - truth):+.3f}, root mean squared error"
-            f" {np.sqrt(np.mean((estimate - truth) ** 2)):.3f} of the manager's value; lower bound holds in"
-            f" {np.mean(lower <= truth):.0%}, upper bound in {np.mean(upper >= truth):.0%} (nominal 90%)"
-        )
-    return lines
+    for name, meaning in (
+        ("weeks", "above zero, if it is the margin"),
+        ("weeks_above_margin", "above the margin, if it is the estimate"),
+    ):
+        sizes = np.array([row[name] for row in asked if row[name] is not None])
+        if len(sizes):
+            lines.append(
+                f"switchback that shows a gain {meaning} ({len(sizes)}): {np.median(sizes):,.0f} weeks (median;"
+                f" {sizes.min():,} to {sizes.max():,})"
+            )
+    for label, part in (("all", rows), ("identified", [row for row in rows if row["identified"]])):
+        error = np.array([row["gain"] - row["true_gain"] for row in part])
+        line = f"{label} ({len(part)}): bias of the gain {error.mean():+.3f}, root mean squared error"
+        lines.append(f"{line} {np.sqrt(np.mean(error**2)):.3f} of the manager's value")
+    known = [row for row in rows if row["identified"]]
+    lower, upper = (
+        np.mean([sign * (row["true_gain"] - row[end]) >= 0.0 for row in known])
+        for end, sign in (("lower", 1), ("upper", -1))
+    )
+    lines.append(f"lower bound holds in {lower:.0%}, upper bound in {upper:.0%} (nominal 90%)")
+    most = max(row["true_gain_error"] for row in rows)
+    return [*lines, f"Monte Carlo error of a true gain: at most {most:.2%} of the manager's value"]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comparisons", type=int, default=100, help="policies to judge; half of them are better")
+    parser.add_argument("--comparisons", type=int, default=400, help="policies to judge; half of them are better")
     parser.add_argument("--units", type=int, default=60, help="decision units of a shop")
     parser.add_argument("--weeks", type=int, default=20, help="weeks of the log, and of the value")
-    parser.add_argument("--better", type=float, default=0.05, help="least true gain of a better policy, share")
-    parser.add_argument("--best", type=float, default=0.5, help="greatest true gain of a better policy, share")
-    parser.add_argument("--margin", type=float, default=0.02, help="gain that the rule asks for, share")
     parser.add_argument("--hidden_odds", type=float, default=1.0, help="how far hidden knowledge moves decisions")
     parser.add_argument("--draws", type=int, default=8, help="simulated histories of each estimate")
-    parser.add_argument("--chunk", type=int, default=2, help="comparisons in a file")
+    parser.add_argument("--chunk", type=int, default=8, help="comparisons in a file")
     parser.add_argument("--seed", type=int, default=0, help="of shops, policies and logs")
-    parser.add_argument("--output_dir", type=Path, required=True, help="where chunks are kept")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where chunks, results.json and the figure go")
     arguments = parser.parse_args()
-    console, began = Console(width=120), time.process_time()
+    console, began = Console(width=140), time.process_time()
     rows = read_or_measure(arguments, console)
-    console.print(tabulate(rows, arguments))
+    title = f"{len(rows)} comparisons, margin {MARGIN:.0%}; intervals of shares exact, 90 %"
+    console.print(tabulate_verdicts(rows, RULES, title), tabulate_conditions(rows))
     for line in describe(rows):
         console.print(line)
+    save_results(rows, RULES, "launch_rule", arguments.seed, arguments.output_dir)
     console.print(f"seed {arguments.seed}, {time.process_time() - began:.0f} s of CPU time in this run")
 
 

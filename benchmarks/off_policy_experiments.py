@@ -3,8 +3,10 @@
 Every split halves the experiment at random. Half A becomes the log of a manager who asks more of some customers: its
 decisions are kept with a known probability. Half B stays as it is and says what each policy really does. All estimators
 read the log of A; an interval counts as right if that of the difference to B's answer holds 0. Beside them: another
-half of the experiment (half A before anything was taken out), and one of the log's size. Splits are written to disk one
-by one; a second start goes on where the first one ended.
+half of the experiment (half A before anything was taken out), and one of the log's size. Where prices are many and
+close, the manager's are also taken for an unknown density. Where an outcome is bounded, several ways to an interval are
+compared (`off_policy_intervals.py`). Splits are written to disk one by one; a second start goes on where the first one
+ended.
 
 Examples:
     OMP_NUM_THREADS=1 python benchmarks/off_policy_experiments.py --data loan_offers --output_dir outputs/loans
@@ -21,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from off_policy_intervals import COMPARED, find_largest_ratio, measure_intervals, tabulate_intervals
 from off_policy_report import build_rows, plot_policies, print_report
-from off_policy_sources import Source, fingerprint, read_source
+from off_policy_sources import BLUR, Source, fingerprint, read_source
 from rich.console import Console
 from rich.progress import track
 
@@ -48,6 +51,10 @@ from pricing_fm.evaluation.off_policy import (
     estimate_trajectory_importance,
     find_unsupported,
     fit_nuisances,
+    fit_one_step_density,
+    measure_rank_calibration,
+    place_log_prices,
+    place_scores,
     read_decision_features,
     read_model_values,
     split_rows,
@@ -99,16 +106,24 @@ def draw_log(
     lot = np.random.default_rng([seed, 1]).random(source.decisions.num_rows)
     kept = is_first & (lot < prepared.keeps[manager][0])
     log = OneStepLog(source.decisions.select(kept), prepared.behaviors[manager][kept])
-    return log, fit_nuisances(log, source.action_columns, source.modifiers, source.managers[manager][1], seed), kept
+    nuisances = fit_nuisances(log, source.action_columns, source.modifiers, source.managers[manager][1], seed)
+    if not source.has_close_prices:
+        return log, nuisances, kept
+    lines = zip(BLUR.items(), (place_log_prices, place_scores), strict=True)
+    densities = {
+        name: fit_one_step_density(log.decisions, nuisances.features, place(log.decisions), bandwidth, seed)
+        for (name, bandwidth), place in lines
+    }
+    return log, replace(nuisances, densities=densities), kept
 
 
-def measure_split(source: Source, prepared: Prepared, split: int, seed: int) -> pd.DataFrame:
-    """One split: the experiment's answers, and every estimator for every manager, policy and outcome."""
+def measure_split(source: Source, prepared: Prepared, split: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One split: the answers and every estimator for every manager, policy and outcome; and intervals, side by side."""
     decisions, is_first = source.decisions, split_rows(source.decisions, seed)
     halves = {
         name: answer_all(decisions, prepared, rows) for name, rows in (("answer", ~is_first), ("other_half", is_first))
     }
-    rows = []
+    rows, intervals = [], []
     for manager in source.managers:
         log, nuisances, kept = draw_log(source, prepared, manager, is_first, seed)
         lot = np.random.default_rng([seed, 3]).random(decisions.num_rows)
@@ -123,7 +138,18 @@ def measure_split(source: Source, prepared: Prepared, split: int, seed: int) -> 
                     | describe(value)
                     for name, value in named.items()
                 ]
-    return pd.DataFrame(rows)
+        if source.bounded is not None:
+            known = {
+                policy: (
+                    prepared.targets[policy],
+                    find_largest_ratio(prepared.targets[policy], prepared.behaviors[manager]),
+                )
+                for policy in COMPARED
+            }
+            predicted, answers = nuisances.outcomes[source.bounded], halves["answer"]
+            ends = measure_intervals(source, log, predicted, kept, known, answers, seed)
+            intervals += [{"split": split, "manager": manager} | row for row in ends]
+    return pd.DataFrame(rows), pd.DataFrame(intervals)
 
 
 def answer_all(decisions: RandomisedDecisions, prepared: Prepared, rows: np.ndarray) -> dict[str, Estimates]:
@@ -144,8 +170,10 @@ def describe(value: OneStepValue | NotIdentified) -> dict[str, float]:
     return {"value": value.value, "error": value.error, "ess": value.effective_sample_size}
 
 
-def read_or_measure(source: Source, arguments: argparse.Namespace, console: Console) -> pd.DataFrame:
-    """Every split, from disk where its file is there."""
+def read_or_measure(
+    source: Source, arguments: argparse.Namespace, console: Console
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Estimates and intervals of every split, from disk where its files are there."""
     folder = arguments.output_dir / "splits"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(arguments, name) for name in ("data", "strength", "all_outcomes", "by_branch", "seed")}
@@ -154,15 +182,31 @@ def read_or_measure(source: Source, arguments: argparse.Namespace, console: Cons
     if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
         raise SystemExit(f"{kept} holds other settings than {settings}; give another --output_dir")
     kept.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    prepared, tables = prepare(source, arguments.strength), []
+    prepared, tables, intervals = prepare(source, arguments.strength), [], []
     for split in track(range(arguments.splits), "splitting", console=console):
-        path = folder / f"split-{split:04d}.parquet"
-        if not path.exists():
-            written = path.with_suffix(".part")
-            measure_split(source, prepared, split, arguments.seed + split).to_parquet(written, index=False)
-            written.replace(path)
-        tables.append(pd.read_parquet(path))
-    return pd.concat(tables, ignore_index=True)
+        paths = [folder / f"{kind}-{split:04d}.parquet" for kind in ("intervals", "split")]
+        if not paths[1].exists():
+            found = measure_split(source, prepared, split, arguments.seed + split)
+            for path, table in zip(paths, reversed(found), strict=True):  # the one that is looked for comes last
+                written = path.with_suffix(".part")
+                table.to_parquet(written, index=False)
+                written.replace(path)
+        intervals.append(pd.read_parquet(paths[0]))
+        tables.append(pd.read_parquet(paths[1]))
+    return pd.concat(tables, ignore_index=True), pd.concat(intervals, ignore_index=True)
+
+
+def describe_densities(source: Source, arguments: argparse.Namespace) -> list[str]:
+    """Calibration of the estimated densities in the first split."""
+    prepared, lines = prepare(source, arguments.strength), []
+    is_first = split_rows(source.decisions, arguments.seed)
+    for manager in source.managers:
+        _, nuisances, _ = draw_log(source, prepared, manager, is_first, arguments.seed)
+        for name, one in nuisances.densities.items():
+            found = measure_rank_calibration(one.density.ranks, nuisances.features.modifiers)
+            wrong = f"mass in the wrong tenth {found.error:.3f} (by chance {found.noise:.3f})"
+            lines.append(f"first split, {manager}, {name}: {wrong}")
+    return lines
 
 
 def check_bootstrap(source: Source, arguments: argparse.Namespace) -> pd.DataFrame:
@@ -243,10 +287,14 @@ def main() -> None:
         parser.error(f"{arguments.data} has no branches")
     if arguments.by_branch:
         source = replace(source, decisions=replace(source.decisions, clusters=source.branches))
-    estimates = read_or_measure(source, arguments, console)
+    estimates, intervals = read_or_measure(source, arguments, console)
     compared = compare_with_answer(estimates)
     compared.to_parquet(arguments.output_dir / "compared.parquet", index=False)
     print_report(source, estimates, compared, console)
+    if source.bounded is not None:
+        console.print(tabulate_intervals(intervals, source.bounded))
+    for line in describe_densities(source, arguments):
+        console.print(line)
     if arguments.bootstrap:
         console.print(check_bootstrap(source, arguments).to_string(float_format="{:.3g}".format), highlight=False)
     figure = plot_policies(compared, source)

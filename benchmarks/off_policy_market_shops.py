@@ -7,13 +7,15 @@ one population, whose mean value is the truth.
 
 In some markets an assumption of the structured estimator fails: `spill_over`, half of those who find one item sold out
 want its neighbour; `private_stock`, orders follow demand that the log does not show; `hidden_prices`, so do prices. In
-`week_shocks` all of a week's demand moves at once, which widens the error without biasing the estimate.
+`week_shocks` all of a week's demand moves at once, which widens the error without biasing the estimate. In
+`peak_elasticity` customers mind prices less when the signal is high, which the demand model does not know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,7 +45,17 @@ SIGNAL_PERSISTENCE = 0.7
 LEVEL, LEVEL_REACH, LIST_PRICE = 2.0, 0.6, 4.0  # log demand at list price, evenly spread by this; list price +- 1
 _MEAN_SIZE = LIST_PRICE * np.exp(LEVEL) * np.sinh(LEVEL_REACH) / LEVEL_REACH
 SPILL, PRIVATE, HIDDEN, HIDDEN_ODDS, WEEK_SHOCK = 0.5, 0.3, 0.25, 1.5, 0.1
-FAILURES = ("none", "spill_over", "private_stock", "hidden_prices", "week_shocks")
+PEAK_ELASTICITY = 1.5  # by which the elasticity falls with the signal, where it does
+FAILURES = ("none", "spill_over", "private_stock", "hidden_prices", "week_shocks", "peak_elasticity")
+
+
+class PriceRule(Protocol):
+    """How prices are set, as multiples of the list price."""
+
+    def draw(
+        self, last: np.ndarray, signals: np.ndarray, uniforms: np.ndarray, hidden: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Ratios to the list price from the last ones, the signals, chance and what the rule knows unseen."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,18 @@ class Rule:
         drawn = np.exp(utilities - utilities.max(axis=-1, keepdims=True))
         drawn = (1.0 - KEEP) * drawn / drawn.sum(axis=-1, keepdims=True)
         return drawn + KEEP * (np.arange(len(LADDER)) == last[..., None])
+
+    def draw(
+        self, last: np.ndarray, signals: np.ndarray, uniforms: np.ndarray, hidden: np.ndarray | None = None
+    ) -> np.ndarray:
+        """See `PriceRule`; the odds of high rungs follow what is hidden."""
+        chances = self.compute_probabilities(find_rungs(last), signals)
+        return LADDER[draw_rungs(chances if hidden is None else _tilt_by_hidden(chances, hidden), uniforms)]
+
+
+def find_rungs(ratios: np.ndarray) -> np.ndarray:
+    """Nearest rung of the ladder, int."""
+    return np.asarray(np.abs(ratios[..., None] - LADDER).argmin(axis=-1))
 
 
 MANAGER_SHARES = (0.2, 0.25, 0.3, 0.25)
@@ -91,16 +115,15 @@ class BoundRule:
         signals: `(units, periods)`.
     """
 
-    rule: Rule
+    rule: PriceRule
     signals: np.ndarray
 
     def decide(self, situation: Situation, uniforms: np.ndarray) -> Decision:
         """See `PricePolicy`."""
         ratios = np.exp(situation.prices.log_last) / situation.list_price
-        last = np.abs(ratios[..., None] - LADDER).argmin(axis=-1)
-        signals = np.broadcast_to(self.signals[:, situation.period, None], last.shape)
-        rungs = draw_rungs(self.rule.compute_probabilities(last, signals), uniforms)
-        return Decision(situation.list_price * LADDER[rungs], np.zeros(uniforms.shape))
+        signals = np.broadcast_to(self.signals[:, situation.period, None], ratios.shape)
+        drawn = self.rule.draw(ratios, signals, uniforms)
+        return Decision(situation.list_price * drawn, np.zeros(uniforms.shape))
 
 
 def draw_rungs(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
@@ -133,14 +156,14 @@ class History(NamedTuple):
 
     Attributes:
         population: The shops.
-        rungs: Of the prices.
+        ratios: Of the prices to the list prices.
         sold, held: Units sold, and available before.
         on_order: Units that arrive after the week.
         states: Price states before each week, `(units, weeks)` each.
     """
 
     population: Population
-    rungs: np.ndarray
+    ratios: np.ndarray
     sold: np.ndarray
     held: np.ndarray
     on_order: np.ndarray
@@ -186,25 +209,27 @@ def get_season(weeks: int) -> np.ndarray:
     return 2.0 * np.pi * (np.arange(HISTORY + weeks) - HISTORY) / 26.0
 
 
-def run_history(rng: np.random.Generator, population: Population, manager: Rule, rule: Rule, failure: str) -> History:
+def run_history(
+    rng: np.random.Generator, population: Population, manager: PriceRule, rule: PriceRule, failure: str
+) -> History:
     """The manager's prices first, then the rule's; one draw of each shop."""
     units, length = population.signals.shape
     list_prices, season = population.list_prices, get_season(length - HISTORY)
     on_hand, on_order = np.ceil(0.6 * population.stock_levels), np.ceil(0.4 * population.stock_levels)
     start = np.log(list_prices)
-    state, last = PriceState(start, start, np.zeros(units)), np.full(units, 2)
+    state, last = PriceState(start, start, np.zeros(units)), np.ones(units)
     columns: list[list[np.ndarray]] = [[] for _ in range(7)]
     for week in range(length):
-        chances = (manager if week < HISTORY else rule).compute_probabilities(last, population.signals[:, week])
-        if failure == "hidden_prices" and (week < HISTORY or rule is manager):
-            chances = _tilt_by_hidden(chances, population.hidden[:, week])
-        rungs = draw_rungs(chances, rng.random(units))
-        prices = list_prices * LADDER[rungs]
+        who = manager if week < HISTORY else rule
+        hidden = population.hidden[:, week] if failure == "hidden_prices" and who is manager else None
+        ratios = who.draw(last, population.signals[:, week], rng.random(units), hidden)
+        prices = list_prices * ratios
         log_mean = (
             population.levels
             + SEASON * np.sin(season[week])
             + SIGNAL * population.signals[:, week]
-            - ELASTICITY * np.log(LADDER[rungs])
+            - ELASTICITY * np.log(ratios)
+            + (PEAK_ELASTICITY if failure == "peak_elasticity" else 0.0) * population.signals[:, week] * np.log(ratios)
             + GAP * (state.log_memory - np.log(prices))
             + DEPTH * state.depth
             + population.hidden[:, week]
@@ -215,16 +240,16 @@ def run_history(rng: np.random.Generator, population: Population, manager: Rule,
             unmet = np.maximum(customers - on_hand, 0.0).astype(int)
             customers += rng.binomial(unmet, SPILL)[np.arange(units) ^ 1]  # the other of both neighbours
         sold = np.minimum(customers, on_hand)
-        for column, found in zip(columns, (rungs, sold, on_hand, on_order, *state), strict=True):
+        for column, found in zip(columns, (ratios, sold, on_hand, on_order, *state), strict=True):
             column.append(found)
         level = population.stock_levels
         if failure == "private_stock":
             level = np.ceil(level * np.exp(population.hidden[:, week + 2]))
         ordered = np.maximum(level - (on_hand - sold) - on_order, 0.0)
         on_hand, on_order = on_hand - sold + on_order, ordered
-        state, last = advance_prices(state, prices, list_prices, PERSISTENCE), rungs
-    rungs, sold, held, ordered, *states = (np.stack(column, axis=1) for column in columns)
-    return History(population, rungs, sold, held, ordered, PriceState(*states))
+        state, last = advance_prices(state, prices, list_prices, PERSISTENCE), ratios
+    ratios, sold, held, ordered, *states = (np.stack(column, axis=1) for column in columns)
+    return History(population, ratios, sold, held, ordered, PriceState(*states))
 
 
 def find_neighbors(units: int) -> np.ndarray:
@@ -246,13 +271,14 @@ class MarketLog(NamedTuple):
         demand: For the demand model.
         decisions: For the behaviour model, with the weeks of history.
         shop: What is known of the units.
-        rungs, last: Logged rung, and the one before.
+        rungs, last: Nearest rung of the logged price, and of the one before.
         signals: What everybody sees.
         rewards: Margin of each week, currency.
         states: Price states before each week.
         past_sales: Mean weekly sales before the horizon, `(units,)`.
         relative_size: What the units of this log sell at list price, over what those of the population do, less 1: no
             evaluator knows it, but it tells luck of the draw from bias.
+        ratios, last_ratios: Logged price and the one before, as multiples of the list price.
     """
 
     demand: DemandLog
@@ -265,13 +291,19 @@ class MarketLog(NamedTuple):
     states: PriceState
     past_sales: np.ndarray
     relative_size: float
+    ratios: np.ndarray
+    last_ratios: np.ndarray
 
 
 def draw_log(seed: Any, units: int, weeks: int, confounding: float, failure: str) -> MarketLog:
-    """A log of the manager's prices and all that may be known beside it."""
+    """A log of the manager's prices on the ladder and all that may be known beside it."""
+    return draw_rule_log(seed, units, weeks, build_rules(confounding)["manager"], failure)
+
+
+def draw_rule_log(seed: Any, units: int, weeks: int, manager: PriceRule, failure: str) -> MarketLog:
+    """The same of any manager."""
     rng = np.random.default_rng(seed)
     population = draw_population(rng, units, weeks, failure, is_stratified=False)
-    manager = build_rules(confounding)["manager"]
     history = run_history(rng, population, manager, manager, failure)
     horizon = slice(HISTORY, None)
     list_prices = np.repeat(population.list_prices[:, None], weeks, axis=1)
@@ -289,7 +321,8 @@ def draw_log(seed: Any, units: int, weeks: int, confounding: float, failure: str
         PERSISTENCE,
         log_last=states.log_last[:, 0],
     )
-    prices = list_prices * LADDER[history.rungs[:, horizon]]
+    ratios, last = history.ratios[:, horizon], history.ratios[:, HISTORY - 1 : -1]
+    prices = list_prices * ratios
     demand = DemandLog(
         history.sold[:, horizon],
         history.held[:, horizon],
@@ -306,25 +339,28 @@ def draw_log(seed: Any, units: int, weeks: int, confounding: float, failure: str
         demand,
         _build_decisions(history),
         shop,
-        history.rungs[:, horizon],
-        history.rungs[:, HISTORY - 1 : -1],
+        find_rungs(ratios),
+        find_rungs(last),
         population.signals[:, horizon],
         (prices - costs) * demand.units,
         states,
         history.sold[:, :HISTORY].mean(axis=1),
         float((np.exp(population.levels) * population.list_prices).mean() / _MEAN_SIZE - 1.0),
+        ratios,
+        last,
     )
 
 
 def _build_decisions(history: History) -> DecisionLog:
-    units, length = history.rungs.shape
+    rungs = find_rungs(history.ratios)
+    units, length = rungs.shape
     list_prices = np.repeat(history.population.list_prices[:, None], length, axis=1)
     labels = np.array([f"product-{number}" for number in range(units)])
     return DecisionLog(
         price_ladder=LADDER,
-        rungs=history.rungs,
+        rungs=rungs,
         promotions=None,
-        observed=np.ones(history.rungs.shape, dtype=bool),
+        observed=np.ones(rungs.shape, dtype=bool),
         item_ids=labels,
         products=labels,
         zones=labels,
@@ -365,13 +401,20 @@ def compute_true_values(seed: int, units: int, weeks: int, confounding: float, f
     Returns:
         Values and errors.
     """
-    rules, parts = build_rules(confounding), np.empty((PARTS, len(POLICIES)))
+    return simulate_values(seed, units, weeks, build_rules(confounding), failure)
+
+
+def simulate_values(
+    seed: int, units: int, weeks: int, rules: Mapping[str, PriceRule], failure: str = "none"
+) -> TrueValues:
+    """The same of any rules; the one called manager also sets the prices before the horizon."""
+    parts = np.empty((PARTS, len(rules)))
     for part in range(PARTS):
         population = draw_population(np.random.default_rng([seed, part]), units // PARTS, weeks, failure, True)
         for place, rule in enumerate(rules.values()):
             rng = np.random.default_rng([seed, part, 1])
             history = run_history(rng, population, rules["manager"], rule, failure)
-            margins = (LADDER[history.rungs] - COST_SHARE) * population.list_prices[:, None] * history.sold
+            margins = (history.ratios - COST_SHARE) * population.list_prices[:, None] * history.sold
             parts[part, place] = margins[:, HISTORY:].sum(axis=1).mean()
     root = np.sqrt(PARTS)
     gains = parts - parts[:, :1]

@@ -36,6 +36,10 @@ READABLE = {
     "doubly_robust_estimated": "doubly robust, estimated",
     "doubly_robust_self_normalized_estimated": "doubly robust, self-norm., estimated",
     "doubly_robust_self_normalized_withheld": "the same, confounder not recorded",
+    "importance_self_normalized_log_density": "inverse density, of log prices",
+    "doubly_robust_self_normalized_log_density": "doubly robust, density of log prices",
+    "importance_self_normalized_score_density": "inverse density, of scores",
+    "doubly_robust_self_normalized_score_density": "doubly robust, density of scores",
 }
 UNITS = {
     "take_up": "loans taken up per offer",

@@ -20,6 +20,7 @@ from pricing_fm.evaluation.off_policy import (
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BANDWIDTH = 0.2  # half width of the kernel, log rate: a named rate of 8 % speaks through 6.6 % to 9.8 %
+BLUR = {"log_density": 0.1, "score_density": 0.4}  # of the kernels beside estimated densities, unit of their lines
 
 # The strictest variant: all arrears are lost, and funds cost 1 % a month.
 MAIN_OUTCOMES = ("take_up", "loan_size", "profit_lgd1_funds1")
@@ -41,6 +42,8 @@ class Source:
         managers: What each manager who could have written the log looks at, and the names of those covariates.
         policies: By name.
         primary: Name of the outcome that counts.
+        has_close_prices: True = prices are many and close, so that the manager's may be taken for a density.
+        bounded: Name of an outcome between 0 and 1; None = none.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Source:
     managers: dict[str, tuple[Index, tuple[str, ...]]]
     policies: dict[str, Policy]
     primary: str
+    has_close_prices: bool = False
+    bounded: str | None = None
 
 
 def read_source(name: str, path: Path | None = None, all_outcomes: bool = False) -> Source:
@@ -127,6 +132,8 @@ def build_loan_offers(table: pd.DataFrame) -> Source:
             "win back: cheap for dormant": lambda one: name_rates(one, {"dormancy": -1}),
         },
         primary="take_up",
+        has_close_prices=True,
+        bounded="take_up",
     )
 
 

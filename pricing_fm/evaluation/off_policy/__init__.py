@@ -113,6 +113,12 @@ from pricing_fm.evaluation.off_policy.monotone_bounds import (
     bound_monotone_margin,
     pool_falling,
 )
+from pricing_fm.evaluation.off_policy.one_step_density import (
+    OneStepDensity,
+    fit_one_step_density,
+    place_log_prices,
+    place_scores,
+)
 from pricing_fm.evaluation.off_policy.one_step_estimates import (
     OneStepNuisances,
     OneStepValue,
@@ -137,6 +143,14 @@ from pricing_fm.evaluation.off_policy.one_step_policies import (
     compute_band_policy,
     compute_group_policy,
     compute_kernel_policy,
+)
+from pricing_fm.evaluation.off_policy.price_density import (
+    DensitySettings,
+    PriceDensity,
+    RankCalibration,
+    compute_kernel_propensities,
+    fit_price_density,
+    measure_rank_calibration,
 )
 from pricing_fm.evaluation.off_policy.risk import compute_cvar, compute_downside_probability, estimate_segment_values
 from pricing_fm.evaluation.off_policy.selection import (
@@ -394,4 +408,14 @@ __all__ = [
     "subtract_contributions",
     "tilt_design",
     "trim_propensities",
+    "DensitySettings",
+    "PriceDensity",
+    "RankCalibration",
+    "compute_kernel_propensities",
+    "fit_price_density",
+    "measure_rank_calibration",
+    "OneStepDensity",
+    "fit_one_step_density",
+    "place_log_prices",
+    "place_scores",
 ]

@@ -84,7 +84,7 @@ def fit_binary_regression(regressors: np.ndarray, outcomes: np.ndarray, penalty:
         information = columns.T @ ((chances * (1.0 - chances))[:, None] * columns)
         return value, columns.T @ (outcomes - chances), information
 
-    return BinaryRegression(_climb(evaluate, penalties), centers, scales)
+    return BinaryRegression(climb(evaluate, penalties), centers, scales)
 
 
 def fit_choice_regression(
@@ -138,7 +138,7 @@ def fit_choice_regression(
             information += weighted.T @ weighted
         return value, gradient, information
 
-    return ChoiceRegression(_climb(evaluate, np.full(len(scales), penalty)), scales)
+    return ChoiceRegression(climb(evaluate, np.full(len(scales), penalty)), scales)
 
 
 def compute_log_shares(utilities: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ def compute_log_shares(utilities: np.ndarray, available: np.ndarray) -> np.ndarr
     return np.asarray(open_ones - top - np.log(np.exp(open_ones - top).sum(axis=1, keepdims=True)))
 
 
-def _climb(objective: Objective, penalties: np.ndarray) -> np.ndarray:
+def climb(objective: Objective, penalties: np.ndarray) -> np.ndarray:
     """Newton's method with halved steps; the penalised likelihood is strictly concave."""
     place = np.zeros(len(penalties))
     value, gradient, information = objective(place)

@@ -8,11 +8,12 @@ taken together. They equal `trajectory_estimators` and `fitted_q` to rounding (a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pricing_fm.evaluation.off_policy.contributions import NotIdentified
+from pricing_fm.evaluation.off_policy.one_step_density import OneStepDensity
 from pricing_fm.evaluation.off_policy.one_step_log import (
     OneStepLog,
     RandomisedDecisions,
@@ -47,6 +48,8 @@ ESTIMATORS = (
     "doubly_robust_self_normalized_withheld",
 )
 
+_SELF_NORMALIZED = ("importance_self_normalized", "doubly_robust_self_normalized")
+
 
 @dataclass(frozen=True)
 class OneStepValue:
@@ -73,6 +76,7 @@ class OneStepNuisances:
         outcomes: Predicted outcome of each action by name of the outcome, `(rows, actions)` each.
         marginal_choices: Frequency of each rung in the row's cell, whoever the customer is.
         withheld_outcomes: As `outcomes`, by somebody who does not know the withheld covariates.
+        densities: Estimated densities of close prices, by the ending of the estimators that use them.
     """
 
     features: OneStepFeatures
@@ -80,6 +84,7 @@ class OneStepNuisances:
     outcomes: dict[str, np.ndarray]
     marginal_choices: EstimatedChoices
     withheld_outcomes: dict[str, np.ndarray]
+    densities: Mapping[str, OneStepDensity] = field(default_factory=dict)
 
 
 def fit_nuisances(
@@ -136,7 +141,7 @@ def estimate_from_log(
 
     `log_mean` takes the log's own mean for the policy's; `matched_mean` averages the decisions that the policy might
     have taken, as if chance had taken them. Names that end in `_estimated` use estimated propensities; those in
-    `_withheld` also models that do not know the confounders.
+    `_withheld` also models that do not know the confounders; those in the name of a density weigh with it.
 
     Args:
         log: The log, with its true propensities.
@@ -153,12 +158,14 @@ def estimate_from_log(
     check_policy(target, decisions)
     refused = find_unsupported(target, log.propensities)
     if refused is not None:
-        return {one.name: dict.fromkeys(ESTIMATORS, refused) for one in decisions.outcomes}
+        by_density = [f"{kind}_{name}" for name in nuisances.densities for kind in _SELF_NORMALIZED]
+        return {one.name: dict.fromkeys((*ESTIMATORS, *by_density), refused) for one in decisions.outcomes}
     sums, wanted = _Clusters(decisions.clusters), log.take(target)
     ratios = wanted / log.take(log.propensities)
     matched = wanted / log.take(decisions.row_design)
     estimated = choices.pool(decisions, target) / choices.take(decisions)
     blind = marginal.pool(decisions, target) / marginal.take(decisions)
+    dense = {name: one.compute_ratios(decisions, target) for name, one in nuisances.densities.items()}
     implicit = _ImplicitRatios(nuisances.features, decisions, target)
     found: dict[str, Mapping[str, OneStepValue | NotIdentified]] = {}
     for one in decisions.outcomes:
@@ -174,6 +181,12 @@ def estimate_from_log(
             **_weigh(sums, one.values, expected, rest, ratios, ""),
             **_weigh(sums, one.values, expected, rest, estimated, "_estimated"),
             ESTIMATORS[-1]: sums.correct(np.einsum("ra,ra->r", target, withheld), blind_rest, blind, True),
+            **{
+                name: value
+                for ending, by_density in dense.items()
+                for name, value in _weigh(sums, one.values, expected, rest, by_density, f"_{ending}").items()
+                if name.removesuffix(f"_{ending}") in _SELF_NORMALIZED
+            },
         }
     return found
 

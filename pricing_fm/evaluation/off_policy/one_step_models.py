@@ -200,7 +200,7 @@ def predict_choices(decisions: RandomisedDecisions, features: OneStepFeatures, f
     Returns:
         Probability of each rung.
     """
-    rungs, known = build_rungs(decisions), _expand(features.modifiers)
+    rungs, known = build_rungs(decisions), expand_columns(features.modifiers)
     taken = rungs[decisions.cells, decisions.actions]
     ladder = np.zeros((len(rungs), int(rungs.max()) + 1), dtype=bool)
     cells, actions = np.nonzero(decisions.design > 0)
@@ -293,7 +293,7 @@ def read_decision_features(
     return DecisionFeatures(joined[:, None], only_mean, np.zeros((rows, 1), dtype=np.int64))
 
 
-def _expand(columns: np.ndarray) -> np.ndarray:
+def expand_columns(columns: np.ndarray) -> np.ndarray:
     """Columns, squares and products, `(rows, more columns)`."""
     pairs = [columns[:, a] * columns[:, b] for a in range(columns.shape[1]) for b in range(a, columns.shape[1])]
     return np.column_stack([columns, *pairs])

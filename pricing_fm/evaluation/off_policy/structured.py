@@ -41,16 +41,17 @@ class DecisionWeights:
 
 
 def compute_decision_weights(
-    target_propensities: np.ndarray, propensities: np.ndarray, informative: np.ndarray, floor: float = 0.0
+    target_propensities: np.ndarray, propensities: np.ndarray, informative: np.ndarray, floor: np.ndarray | float = 0.0
 ) -> DecisionWeights:
     """Ratios of single decisions.
 
     Args:
         target_propensities: Of the logged decision under the policy to be valued, in the logged state, `(units,
-            periods)`; for one continuous price per state see `weights.compute_kernel_densities`.
+            periods)`; for one continuous price per state see `price_density.compute_kernel_propensities`.
         propensities: Of the same decision under the logging policy, > 0 where informative.
         informative: True = the period says something about demand, bool.
-        floor: Least propensity that is divided by.
+        floor: Least propensity that is divided by, a number or, where probabilities stand beside densities, `(units,
+            periods)`.
 
     Returns:
         Ratios and trimmed mass.
