@@ -15,7 +15,13 @@ from pricing_fm.evaluation.off_policy.shop import (
     advance_prices,
     run_shop,
 )
-from pricing_fm.evaluation.off_policy.stocks import BaseStock, Deliveries, MarketStock, UnlimitedStock
+from pricing_fm.evaluation.off_policy.stocks import (
+    BaseStock,
+    Deliveries,
+    FollowingDeliveries,
+    MarketStock,
+    UnlimitedStock,
+)
 from pricing_fm.markets.memory import ReferencePrice
 from pricing_fm.markets.supply import FreshStock, LeadTimeStock, OrderUpToStock, Supply
 from tests.off_policy_shop import TARGET, ladder_policy, simulate_case
@@ -85,6 +91,49 @@ def test_deliveries_come_whatever_is_sold() -> None:
         seen.append(float(fixed.get_available(state, period)[0, 0]))
         state = fixed.advance(state, np.array([[3.0]]), period)
     assert seen == [5.0, 4.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("lead_time", [0, 1, 3])
+def test_deliveries_that_follow_sales_are_those_of_a_buyer_who_fills_up_to_a_level(lead_time: int) -> None:
+    """His level is not told: a log under other demand, and what was sold in it, say all that his orders depend on."""
+    rng = np.random.default_rng(lead_time)
+    level, periods = np.array([25.0, 40.0, 60.0]), 14
+    buyer = BaseStock(level, level - 5.0 * lead_time, np.full((3, lead_time), 5.0))
+    logged, other = rng.poisson(9.0, (2, 3, periods, 1)).astype(float)
+    other *= 2.0
+    held, sold, state = np.zeros((3, periods)), np.zeros((3, periods)), buyer.start(1)
+    for period in range(periods):
+        held[:, period] = buyer.get_available(state, period)[:, 0]
+        sold[:, period] = np.minimum(held[:, period], logged[:, period, 0])
+        state = buyer.advance(state, logged[:, period], period)
+    last = buyer.get_available(state, periods)
+    arrivals = np.column_stack([held[:, 1:], last]) - (held - sold)
+    following = FollowingDeliveries(Deliveries(held[:, 0], arrivals), sold, lead_time)
+    for demand in (logged, other, 0.0 * other):
+        wanted, found = buyer.start(1), following.start(1)
+        for period in range(periods):
+            np.testing.assert_allclose(
+                following.get_available(found, period), buyer.get_available(wanted, period), atol=1e-9
+            )
+            wanted, found = (
+                stock.advance(state, demand[:, period], period)
+                for stock, state in ((buyer, wanted), (following, found))
+            )
+
+
+def test_orders_beyond_the_log_need_records_and_wait_for_deliveries_to_be_taken_off() -> None:
+    sold = np.array([[3.0, np.nan, 3.0, 3.0]])
+    stock = FollowingDeliveries(Deliveries(np.array([9.0]), np.full((1, 4), 2.0)), sold, 0)
+    state, seen = stock.start(1), []
+    for period, demand in enumerate([0.0, 4.0, 0.0, 0.0]):
+        seen.append(float(stock.get_available(state, period)[0, 0]))
+        state = stock.advance(state, np.array([[demand]]), period)
+    # 3 not sold: none of the 2 arrives and one more is taken off the next 2; the unrecorded week orders as logged.
+    assert seen == [9.0, 9.0, 6.0, 6.0]
+    with pytest.raises(ValueError, match="0 or more"):
+        FollowingDeliveries(stock.logged, sold, -1)
+    with pytest.raises(ValueError, match="fit together"):
+        FollowingDeliveries(stock.logged, sold[:, :3], 0)
 
 
 def test_the_remembered_price_is_that_of_the_markets() -> None:

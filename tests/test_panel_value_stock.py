@@ -136,7 +136,7 @@ def test_unknown_stock_stays_unknown_and_the_replay_knows_nothing_of_the_future(
         f"not recorded in {VALUED + 4} of {units[:, first:].size:,} item-periods" in note for note in weeks.notes
     )
     assert any(f"no limit in {VALUED + 3}" in note for note in weeks.notes)
-    replay = build_shop(weeks, np.arange(len(units)), np.zeros(weeks.units.shape), 0.7).stock
+    replay = build_shop(weeks, np.arange(len(units)), np.zeros(weeks.units.shape), QUICK).stock
     state = replay.start(1)
     for week in range(VALUED):
         known = np.isfinite(weeks.stock[:, week])

@@ -192,7 +192,14 @@ from pricing_fm.evaluation.off_policy.stock_test import (
     has_telling_neighbors,
     has_telling_stock,
 )
-from pricing_fm.evaluation.off_policy.stocks import BaseStock, Deliveries, MarketStock, Stock, UnlimitedStock
+from pricing_fm.evaluation.off_policy.stocks import (
+    BaseStock,
+    Deliveries,
+    FollowingDeliveries,
+    MarketStock,
+    Stock,
+    UnlimitedStock,
+)
 from pricing_fm.evaluation.off_policy.structured import (
     DecisionWeights,
     StructuredSettings,
@@ -257,6 +264,7 @@ __all__ = [
     "DecisionLog",
     "DecisionWeights",
     "Deliveries",
+    "FollowingDeliveries",
     "DemandDesign",
     "DemandLaw",
     "DemandLog",

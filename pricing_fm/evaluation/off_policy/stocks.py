@@ -123,6 +123,55 @@ class Deliveries:
 
 
 @dataclass(frozen=True)
+class FollowingDeliveries:
+    """The deliveries of a log, moved by what a policy sells more or less than was sold in it.
+
+    A buyer who fills stock up to a level, known or not, orders what was sold: whatever his level, a unit sold more is a
+    unit ordered more, which can be sold `lead_time` periods later than without lead time. What is sold less is taken
+    off the next deliveries.
+
+    Attributes:
+        logged: Stock and deliveries of the log.
+        sold: Units sold in the log, `(units, periods)`; NaN = not recorded: that period moves no order.
+        lead_time: Periods from an order to the period after which it arrives, 0 or more.
+
+    Raises:
+        ValueError: If shapes differ or the lead time is negative.
+    """
+
+    logged: Deliveries
+    sold: np.ndarray
+    lead_time: int
+
+    def __post_init__(self) -> None:
+        if self.sold.shape != self.logged.arrivals.shape:
+            raise ValueError(f"sold {self.sold.shape} and arrivals {self.logged.arrivals.shape} must fit together")
+        if self.lead_time < 0:
+            raise ValueError(f"lead_time is {self.lead_time}; expected 0 or more periods")
+
+    def start(self, draws: int) -> np.ndarray:
+        """Layers: on hand, then what is ordered beyond the log and arrives after this, the next, ... period."""
+        on_hand = self.logged.start(draws)
+        return np.concatenate([on_hand, np.zeros((*on_hand.shape[:2], self.lead_time + 1))], axis=-1)
+
+    def get_available(self, state: np.ndarray, period: int) -> np.ndarray:
+        """On hand; see `Stock`."""
+        return state[..., 0]
+
+    def advance(self, state: np.ndarray, demand: np.ndarray, period: int) -> np.ndarray:
+        """See `Stock`."""
+        on_hand, sold = state[..., 0], self.sold[:, period, None]
+        known = np.isfinite(on_hand) & np.isfinite(sold)
+        beyond = state[..., 1:].copy()
+        beyond[..., -1] += np.where(known, np.minimum(demand, on_hand) - sold, 0.0)
+        arriving = self.logged.arrivals[:, period, None] + beyond[..., 0]
+        left = np.where(np.isinf(on_hand), 0.0, np.maximum(on_hand - demand, 0.0))
+        following = np.concatenate([beyond[..., 1:], np.zeros_like(beyond[..., :1])], axis=-1)
+        following[..., 0] += np.minimum(arriving, 0.0)
+        return np.concatenate([(left + np.maximum(arriving, 0.0))[..., None], following], axis=-1)
+
+
+@dataclass(frozen=True)
 class MarketStock:
     """The stock of simulated markets, by the simulator's own recursion; its charges are those of the `shop.Shop`.
 

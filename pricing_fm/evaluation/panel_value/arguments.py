@@ -1,6 +1,9 @@
 """What can be chosen about valuing policies on a panel's own weeks."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Supply = Literal["follows_sales", "as_logged"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,9 @@ class ValueArguments:
         value_segment (`str`, *optional*): Column of the panel that says for whom prices change; text, or a number that
             is cut into thirds. Default: `segment` where the panel has one.
         least_recorded (`float`): Share of the valued periods in which an item must be recorded to be valued.
+        value_supply (`str`): `follows_sales`: what a policy sells more or less than the log is ordered more or less, as
+            by whoever fills stock up; `as_logged`: deliveries come as they came, whatever is sold.
+        value_lead_time (`int`): Periods from such an order to the one after which it arrives.
         value_draws (`int`): Simulated histories per item, for risk and, with stock, for the value.
         value_replicates (`int`): Bootstrap replicates of every interval.
         launch_margin (`float`): Gain that makes a launch worth its trouble, share of the manager's value.
@@ -47,6 +53,13 @@ class ValueArguments:
     least_recorded: float = field(
         default=0.8, metadata={"help": "share of the valued periods in which an item must be recorded"}
     )
+    value_supply: Supply = field(
+        default="follows_sales",
+        metadata={"help": "deliveries of a policy: moved by what it sells beyond the log, or as they came (as_logged)"},
+    )
+    value_lead_time: int = field(
+        default=1, metadata={"help": "periods from an order to the one after which it arrives, with follows_sales"}
+    )
     value_draws: int = field(default=16, metadata={"help": "simulated histories per item"})
     value_replicates: int = field(default=1000, metadata={"help": "bootstrap replicates of every interval"})
     launch_margin: float = field(
@@ -61,6 +74,11 @@ class ValueArguments:
             raise ValueError(
                 f"--history_periods is {self.history_periods}, --value_draws {self.value_draws} and"
                 f" --value_replicates {self.value_replicates}; expected at least 2, 2 and 100"
+            )
+        if self.value_supply not in get_args(Supply) or self.value_lead_time < 0:
+            raise ValueError(
+                f"--value_supply is {self.value_supply!r} and --value_lead_time {self.value_lead_time}; expected one of"
+                f" {', '.join(get_args(Supply))}, and 0 or more"
             )
         for name in ("price_ladder_step", "propensity_floor", "least_recorded"):
             if not 0.0 < getattr(self, name) <= 1.0:

@@ -11,6 +11,7 @@ from pricing_fm.evaluation.off_policy import (
     DemandDesign,
     DemandLog,
     FittedDemand,
+    FollowingDeliveries,
     NotIdentified,
     Shop,
     UnlimitedStock,
@@ -19,6 +20,7 @@ from pricing_fm.evaluation.off_policy import (
 )
 from pricing_fm.evaluation.off_policy.behavior_model import assign_folds
 from pricing_fm.evaluation.off_policy.stocks import Stock
+from pricing_fm.evaluation.panel_value.arguments import ValueArguments
 from pricing_fm.evaluation.panel_value.weeks import ValuedWeeks
 
 ESTIMATOR = "structured"
@@ -149,17 +151,17 @@ def build_demand_log(weeks: ValuedWeeks, items: np.ndarray, persistence: float) 
     )
 
 
-def build_shop(weeks: ValuedWeeks, items: np.ndarray, unit_costs: np.ndarray, persistence: float) -> Shop:
+def build_shop(weeks: ValuedWeeks, items: np.ndarray, unit_costs: np.ndarray, arguments: ValueArguments) -> Shop:
     """Everything known of some items but demand and policy.
 
     Args:
         weeks: The valued weeks.
         items: Positions.
         unit_costs: Of all valued items, `(N, W)`.
-        persistence: Of the remembered price.
+        arguments: What orders follow, and how customers remember prices.
 
     Returns:
-        The shop; with stock, it is replayed with the log's own deliveries.
+        The shop; stock is replayed with the log's deliveries, moved by what sells more or less than in the log.
     """
     stock: Stock = UnlimitedStock(len(items))
     if weeks.has_stock:
@@ -169,14 +171,16 @@ def build_shop(weeks: ValuedWeeks, items: np.ndarray, unit_costs: np.ndarray, pe
         # first record an item sells without end, of which nothing is left.
         left = np.where(np.isinf(held), 0.0, np.maximum(held - sold, 0.0))
         arrivals[:, :-1] = np.maximum(held[:, 1:] - left[:, :-1], 0.0)
-        stock = Deliveries(held[:, 0], arrivals)
+        stock = logged = Deliveries(held[:, 0], arrivals)
+        if arguments.value_supply == "follows_sales":
+            stock = FollowingDeliveries(logged, weeks.units[items], arguments.value_lead_time)
     return Shop(
         list_prices=np.repeat(weeks.regular_prices[items, None], weeks.units.shape[1], axis=1),
         unit_costs=unit_costs[items],
         stock=stock,
         log_memory=weeks.log_memory[items],
         depth=np.zeros(len(items)),
-        persistence=persistence,
+        persistence=arguments.price_persistence,
     )
 
 

@@ -64,7 +64,7 @@ class Bench:
 
     def shop(self, part: CategoryDemand, unit_costs: np.ndarray) -> Shop:
         """The items of one category at these unit costs `(N, W)`."""
-        return build_shop(self.weeks, part.items, unit_costs, self.arguments.price_persistence)
+        return build_shop(self.weeks, part.items, unit_costs, self.arguments)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,10 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
         num_left_out=len(panel.item_ids) - len(table.item_ids),
         revenue_share=float(np.nansum(revenue[is_valued]) / np.nansum(revenue)),
-        notes=(*_describe_data(cut, reference, decisions), *_describe_stock(stock[:, valued], replayed[:, valued])),
+        notes=(
+            *_describe_data(cut, reference, decisions, arguments),
+            *_describe_stock(stock[:, valued], replayed[:, valued]),
+        ),
     )
 
 
@@ -324,15 +327,23 @@ def _read_segments(panel: Panel, item_ids: np.ndarray, column: str | None) -> tu
     return values.fillna("unknown").astype(str).to_numpy(dtype=object), chosen
 
 
-def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog) -> list[str]:
+def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog, arguments: ValueArguments) -> list[str]:
     notes = []
     if names.INVENTORY not in panel.frame:
         notes.append(
             "The log has no stock: sold-out weeks cannot be seen, sales count as demand, and no stock is replayed."
             " Where shelves were empty, the value of lower prices is overstated."
         )
+    elif arguments.value_supply == "as_logged":
+        notes.append(
+            "Stock is replayed with the deliveries of the log, whatever a policy would have sold: what sells more than in"
+            " the log runs out."
+        )
     else:
-        notes.append("Stock is replayed with the deliveries of the log, whatever a policy would have sold.")
+        notes.append(
+            "Stock is replayed with the deliveries of the log, moved by what a policy sells more or less: as much is"
+            f" ordered more or less, and arrives after {arguments.value_lead_time} further period(s)."
+        )
     if _looks_like_unit_values(panel):
         notes.append(
             "Prices look like averages (what was paid over what was sold): they are partly outcomes of demand, so that"
