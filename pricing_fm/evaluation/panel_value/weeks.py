@@ -123,8 +123,6 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
     units, stock = table.read(names.UNITS), _read_stock(table)
     replayed = _carry_stock(stock, units)
     _check_counts(table, units, stock, replayed, first)
-    sold = panel.frame[panel.frame[names.TIMESTAMP] >= origin]
-    revenue, is_valued = sold[names.UNITS] * sold[names.PRICE], sold[names.ITEM_ID].isin(table.item_ids)
     return ValuedWeeks(
         panel=panel,
         decisions=decisions,
@@ -145,12 +143,18 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         log_memory=_remember(recorded[:, :first], arguments.price_persistence),
         chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
         num_left_out=len(panel.item_ids) - len(table.item_ids),
-        revenue_share=float(np.nansum(revenue[is_valued]) / np.nansum(revenue)),
+        revenue_share=_measure_revenue_share(panel, origin, table.item_ids),
         notes=(
             *_describe_data(cut, reference, decisions, arguments),
             *_describe_stock(stock[:, valued], replayed[:, valued]),
         ),
     )
+
+
+def _measure_revenue_share(panel: Panel, origin: pd.Timestamp, item_ids: np.ndarray) -> float:
+    sold = panel.frame[panel.frame[names.TIMESTAMP] >= origin]
+    revenue = sold[names.UNITS] * sold[names.PRICE]
+    return float(np.nansum(revenue[sold[names.ITEM_ID].isin(item_ids)]) / np.nansum(revenue))
 
 
 def _cut_panel(panel: Panel, origin: pd.Timestamp, arguments: ValueArguments) -> tuple[Panel, int]:
@@ -336,8 +340,8 @@ def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog, a
         )
     elif arguments.value_supply == "as_logged":
         notes.append(
-            "Stock is replayed with the deliveries of the log, whatever a policy would have sold: what sells more than in"
-            " the log runs out."
+            "Stock is replayed with the deliveries of the log, whatever a policy would have sold: what sells more than"
+            " in the log runs out."
         )
     else:
         notes.append(
