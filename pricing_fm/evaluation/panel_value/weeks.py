@@ -144,10 +144,7 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
         num_left_out=len(panel.item_ids) - len(table.item_ids),
         revenue_share=_measure_revenue_share(panel, origin, table.item_ids),
-        notes=(
-            *_describe_data(cut, reference, decisions, arguments),
-            *_describe_stock(stock[:, valued], replayed[:, valued]),
-        ),
+        notes=(*_describe_data(cut, reference, decisions, arguments), *_describe_stock(stock, replayed, valued)),
     )
 
 
@@ -360,7 +357,8 @@ def _describe_data(panel: Panel, reference: Reference, decisions: DecisionLog, a
     return notes
 
 
-def _describe_stock(stock: np.ndarray, replayed: np.ndarray) -> list[str]:
+def _describe_stock(stock: np.ndarray, replayed: np.ndarray, valued: slice) -> list[str]:
+    stock, replayed = stock[:, valued], replayed[:, valued]
     missing = np.isnan(stock)
     if not missing.any():
         return []
