@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, load_adapter, read_pooling
+from pricing_fm.adapters.stack import from_adapter, repeat
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
@@ -62,7 +63,6 @@ from pricing_fm.results import DataSource, build_results, write_results
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
 from pricing_fm.training.inner_loop import adapt_task
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.stacked_updates import from_adapter, repeat
 
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()

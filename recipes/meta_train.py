@@ -27,6 +27,7 @@ from pricing_fm.adapters import (
     save_pooling,
     write_pooling,
 )
+from pricing_fm.adapters.stack import base_name
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.evaluation.few_shot_markets import (
@@ -59,7 +60,6 @@ from pricing_fm.training.meta import MetaArguments
 from pricing_fm.training.meta_run import MetaResult, meta_train
 from pricing_fm.training.pooling import fit_rule
 from pricing_fm.training.processes import start_accelerator
-from pricing_fm.training.stacked_updates import base_name
 
 NAME = "initial"
 RATES_FILE = "inner_rates.json"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pricing_fm.adapters.stack import repeat
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
@@ -51,7 +52,6 @@ from pricing_fm.training import inner_loop
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
 from pricing_fm.training.inner_loop import query_losses
 from pricing_fm.training.pooling import fit_rule, read_elasticities
-from pricing_fm.training.stacked_updates import repeat
 from tests.test_inner_loop import OPTIM, SCALING, demand_start
 
 ARGUMENTS = FewShotMarketArguments(test_categories=5, logged_weeks=20, decision_weeks=3, stocked_share=0.0)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from pricing_fm.adapters.stack import Stack, updated
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.objectives.grid_plan import plan_regret
 from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask, flatten_rows
-from pricing_fm.training.stacked_updates import Stack, updated
 
 Batch = dict[str, torch.Tensor]
 Rates = Mapping[str, torch.Tensor]
@@ -51,8 +51,8 @@ def category_losses(model: PricingFMForPolicy, stack: Stack, batch: Batch, scali
     """
     shape = batch["loss_weights"].shape
     rows = flatten_rows(batch)
-    with updated(model, stack, scaling):
-        losses, _ = model.demand_loss(model.encode(rows), rows)
+    network = updated(model, stack, scaling)
+    losses, _ = network.demand_loss(network.encode(rows), rows)
     return losses.unflatten(0, shape).mean(1)
 
 
@@ -72,8 +72,8 @@ def query_losses(model: PricingFMForPolicy, stack: Stack, query: Batch, scaling:
         return category_losses(model, stack, query, scaling)
     rows = flatten_rows(query)
     log_prices, margins, regret = (rows[f"grid_{name}"] for name in ("log_prices", "margins", "regret"))
-    with updated(model, stack, scaling):
-        losses = plan_regret(model, rows, log_prices, margins, regret, PLAN_SHARPNESS)
+    network = updated(model, stack, scaling)
+    losses = plan_regret(network, rows, log_prices, margins, regret, PLAN_SHARPNESS)
     return losses.unflatten(0, query["loss_weights"].shape).sum(1)
 
 

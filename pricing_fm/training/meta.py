@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.outputs import DemandOutput
 from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.inner_loop import Adapted, adapt_stack, gradients, query_losses
-from pricing_fm.training.stacked_updates import Stack, repeat
 
 Batch = dict[str, torch.Tensor]
 
@@ -111,7 +111,7 @@ class MetaLearner(nn.Module):
 
     Args:
         model (`PricingFMForPolicy`): The base; never changed.
-        start (`Mapping[str, torch.Tensor]`): Update that every category starts from, see `stacked_updates`.
+        start (`Mapping[str, torch.Tensor]`): Update that every category starts from, see `adapters.stack`.
         arguments (`MetaArguments`): Strategy.
         inner (`OptimArguments`): Betas, epsilon and clip of the inner steps.
         scaling (`float`): Of low-rank updates.
