@@ -56,13 +56,13 @@ from pricing_fm.training.few_shot_tasks import (
     concatenate_tasks,
     find_categories,
 )
+from pricing_fm.training.learned_steps import InnerRates, write_rates
 from pricing_fm.training.meta import MetaArguments
 from pricing_fm.training.meta_run import MetaResult, meta_train
 from pricing_fm.training.pooling import fit_rule
 from pricing_fm.training.processes import start_accelerator
 
 NAME = "initial"
-RATES_FILE = "inner_rates.json"
 DECISION_HEAD = "decision_head"
 
 
@@ -190,8 +190,10 @@ def save_rest(
     """Everything of the artifact beside the PEFT files, rates and an empty ladder among it."""
     loop = arguments[6]
     processor.to_json_file(folder / "preprocessor_config.json")
+    meta = arguments[3]
+    were_learned = meta.strategy == "fomaml" and meta.learns_rates
     rates = {name: float(rate) for name, rate in result.rates.items()}
-    (folder / RATES_FILE).write_text(json.dumps(rates, indent=1) + "\n")
+    write_rates(folder, InnerRates(rates, meta.inner_steps if were_learned else None))
     nothing = [[0] * processor.num_rungs for _ in range(2)]
     support = CategorySupport(
         None, processor.ladder_start, processor.ladder_step, processor.num_rungs, nothing, nothing

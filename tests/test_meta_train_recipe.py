@@ -1,18 +1,26 @@
 """`recipes/meta_train.py` from a base to an adapter that loads, that adaptations start from; resumed runs are equal."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pricing_fm.adapters import adapter_parameters, adapter_scaling, load_adapter
+from pricing_fm.adapters.stack import base_name, from_adapter
 from pricing_fm.artifact import verify_artifact
 from pricing_fm.errors import ArtifactError
-from pricing_fm.panel import Panel
-from pricing_fm.policy import PricingPolicy
+from pricing_fm.evaluation.few_shot import FewShotBench, Start, gradient_adaptation
+from pricing_fm.panel import Panel, build_store, load_panel
+from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import read_results
+from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories, last_week
+from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates
+from pricing_fm.training.meta_run import INNER_OPTIM
 from recipes import adapt, meta_train
 from tests.policy_artifacts import base_hash, quick_collections, write_base
 
@@ -74,8 +82,10 @@ def test_the_artifact_is_sealed_says_what_was_measured_and_leaves_the_base(place
     by_model = {(row.model, row.k): row.value for row in rows}
     assert by_model["start", 4] != by_model["base", 4] != by_model["adapted", 4]
     assert by_model["start", 0] == by_model["adapted", 0]
-    rates = json.loads((simulated / meta_train.RATES_FILE).read_text())
-    assert len(set(rates.values())) > 1
+    rates = read_rates(simulated)
+    assert rates is not None
+    assert rates.steps == 2
+    assert len(set(rates.rates.values())) > 1
     write_base(place / "again")
     assert base_hash(place / "base") == base_hash(place / "again")
 
@@ -130,6 +140,61 @@ def test_an_adaptation_starts_from_it(place: Path, simulated: Path) -> None:
     assert all(torch.equal(found["started"][name], start[name]) for name in demand)
     assert any(not torch.equal(found["plain"][name], start[name]) for name in demand)
     assert any(not torch.equal(found["started"][name], start[name]) for name in start if "decision_head" in name)
+
+
+def adapt_words(place: Path, name: str) -> list[str]:
+    return [
+        *("--base", str(place / "base"), "--panel", str(place / "sales.parquet"), "--output_dir", str(place / name)),
+        *("--schema", str(place / "schema.yaml"), "--weeks", "12", "--tracker", "none", "--objective", "forecast"),
+    ]
+
+
+def test_an_adaptation_takes_the_learned_steps_as_the_bench_takes_them(
+    place: Path, simulated: Path, tiny_panel: Panel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weeks before and after the visible ones are there for the bench, and change nothing."""
+    category, end = tiny_panel.categories[0], tiny_panel.frequency.step(tiny_panel.last_observed, -4)
+    words = [*adapt_words(place, "learned"), "--category", category, "--support_end", str(end.date())]
+    result = adapt.main([*words, "--initial_adapter", str(simulated)])
+    assert "up to 2 steps at learned rates" in capsys.readouterr().out
+
+    model, processor, fingerprint = load_base(place / "base")
+    network = load_adapter(copy.deepcopy(model), "one", simulated, fingerprint)
+    update = from_adapter(adapter_parameters(network, "one"))
+    update = {name: tensor for name, tensor in update.items() if "decision_head" not in name}
+    rates = read_rates(simulated)
+    assert rates is not None
+    store = build_store(load_panel(place / "sales.parquet", place / "schema.yaml"))
+    chosen = next(one for one in find_categories(store, 12, 4, 0) if one.name == category)
+    task = build_task(store, [replace(chosen, origin=last_week(store)[1] - 4)], processor, 12, TaskArguments(), 8)
+    bench = FewShotBench(model.requires_grad_(False), {12: task}, None, INNER_OPTIM, adapter_scaling(network, "one"))
+    own = {name: torch.tensor(rates.rates[name]) for name in update}
+    expected = gradient_adaptation(bench, Start(update, own, rates.steps, stops_early=True))(task)
+    found, moved = load_file(place / "learned" / WEIGHTS), 0
+    for key, tensor in found.items():
+        name = base_name(key)
+        if name in expected and "pooling_head" not in name:  # what items say together is added afterwards
+            torch.testing.assert_close(tensor, expected[name][0], rtol=1e-5, atol=1e-6)
+            moved += not torch.equal(tensor, update[name])
+    assert result.demand_steps > 0
+    assert moved > 0
+
+
+def test_steps_that_were_not_learned_are_not_taken_and_options_without_a_say_are_refused(
+    learn: Call, place: Path, simulated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*adapt_words(place, "ordinary"), "--demand_steps", "1", "--batch_size", "4"]
+    with pytest.raises(SystemExit, match="--demand_steps: .* prescribes 2 steps"):
+        adapt.main([*words, "--initial_adapter", str(simulated)])
+    adapt.main([*words, "--initial_adapter", str(simulated), "--use_learned_rates", "false"])
+    assert "learned rates" not in capsys.readouterr().out
+    pooling = learn("unlearned", *SIMULATED, "--strategy", "pooling")
+    capsys.readouterr()
+    adapt.main([*words, "--initial_adapter", str(pooling)])
+    assert "carries no learned rates: ordinary steps" in capsys.readouterr().out
+    # Starts that were published before hold rates alone.
+    (pooling / RATES_FILE).write_text(json.dumps({"a.lora_A": 0.1}))
+    assert read_rates(pooling) == InnerRates({"a.lora_A": 0.1}, None)
 
 
 def test_a_start_of_another_base_is_refused(place: Path, simulated: Path) -> None:

@@ -127,6 +127,22 @@ class AdaptationResult:
     trained_parameters: int
 
 
+@dataclass(frozen=True)
+class DemandSide:
+    """What the demand side of an adaptation came to.
+
+    Args:
+        steps (`int`): Steps that the holdout chose; 0 = the start was better than any adapter.
+        zero_shot_loss, adapted_loss (`float`): Demand loss on the holdout before and after.
+        seconds (`float`): Of training.
+    """
+
+    steps: int
+    zero_shot_loss: float
+    adapted_loss: float
+    seconds: float
+
+
 def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Panel:
     """The category's items in the visible weeks; `all` keeps every category.
 
@@ -216,6 +232,7 @@ def adapt(
     policy: PolicyArguments,
     rewards: RewardWeights,
     after_demand: Callable[[], None] = lambda: None,
+    learn_demand: Callable[[], DemandSide] | None = None,
 ) -> AdaptationResult:
     """Trains the adapter in `network` in place.
 
@@ -235,6 +252,7 @@ def adapt(
         policy (`PolicyArguments`): Of the decision side.
         rewards (`RewardWeights`): Of the decision side.
         after_demand (`Callable`): Called before the decision side builds on the demand side's last weights.
+        learn_demand (`Callable`, *optional*): Steps of the demand side that a start prescribes, instead of these.
 
     Returns:
         `AdaptationResult`.
@@ -248,20 +266,22 @@ def adapt(
     sides = _Sides(
         network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
     )
-    bend, model.demand_head.loss_bend = model.demand_head.loss_bend, arguments.loss_bend
+    bend = model.demand_head.loss_bend
+    if learn_demand is None:  # prescribed steps were learned with the loss as the base has it
+        model.demand_head.loss_bend = arguments.loss_bend
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
-    demand = sides.train_demand() if learns_demand else None
+    demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
     decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
     model.demand_head.loss_bend = bend
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
-        demand_steps=demand[0].best_step if demand else 0,
-        zero_shot_loss=demand[1] if demand else None,
-        adapted_loss=demand[0].best_validation_loss if demand else None,
+        demand_steps=demand.steps if demand else 0,
+        zero_shot_loss=demand.zero_shot_loss if demand else None,
+        adapted_loss=demand.adapted_loss if demand else None,
         policy_loss=decision.history[-1]["loss"] if decision else None,
-        seconds=(demand[2] if demand else 0.0) + (decision.seconds if decision else 0.0),
+        seconds=(demand.seconds if demand else 0.0) + (decision.seconds if decision else 0.0),
         trained_parameters=count,
     )
 
@@ -305,8 +325,8 @@ class _Sides:
             minimum_history=history,
         )
 
-    def train_demand(self) -> tuple[TrainingResult, float, float]:
-        """Chosen run, zero-shot holdout loss, and seconds of both runs."""
+    def train_demand(self) -> DemandSide:
+        """Steps of the training loop, as many as the holdout says."""
         self._train_only(decisions=False)
         learner = DemandLearner(
             self.network, self.model, self.arguments.volume_exponent, usual_scale(self.panel, self.arguments)
@@ -333,6 +353,7 @@ class _Sides:
         # The loop was told to validate before the first step.
         zero_shot = chosen.history[0]["validation_loss"]
         assert zero_shot is not None
+        assert chosen.best_validation_loss is not None
         with torch.no_grad():
             for name, parameter in self.trainable.items():
                 parameter.copy_(begin[name])
@@ -342,7 +363,7 @@ class _Sides:
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
             self._weaken()
-        return chosen, zero_shot, seconds
+        return DemandSide(chosen.best_step, zero_shot, chosen.best_validation_loss, seconds)
 
     @torch.no_grad()
     def _weaken(self) -> None:

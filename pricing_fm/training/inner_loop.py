@@ -137,6 +137,20 @@ def choose_steps(
     scaling: float,
 ) -> torch.Tensor:
     """Number of steps after which the held weeks are predicted best; 0 where no step helps: `(C,)`, int64."""
+    return held_losses(model, start, task, rates, most, optim, scaling).argmin(0)
+
+
+@torch.no_grad()
+def held_losses(
+    model: PricingFMForPolicy,
+    start: Stack,
+    task: FewShotTask,
+    rates: Rates,
+    most: int,
+    optim: OptimArguments,
+    scaling: float,
+) -> torch.Tensor:
+    """Loss of the held weeks after 0, 1, ..., `most` steps on the weeks before them: `(most + 1, C)`."""
     state = _Moments.of(start, optim)
     stack = {name: tensor.clone() for name, tensor in start.items()}
     losses = [category_losses(model, stack, task.held, scaling)]
@@ -145,7 +159,7 @@ def choose_steps(
         for name, direction in state.directions(gradient).items():
             stack[name] -= rates[name] * direction
         losses.append(category_losses(model, stack, task.held, scaling))
-    return torch.stack(losses).argmin(0)
+    return torch.stack(losses)
 
 
 def adapt_task(
