@@ -45,11 +45,13 @@ from pricing_fm.training.adapt import (
     AdaptArguments,
     AdaptationResult,
     AdaptOptimArguments,
+    DecisionSide,
     DemandSide,
     adapt,
     visible_panel,
 )
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
+from pricing_fm.training.learned_decisions import read_decision_start, take_learned_decisions
 from pricing_fm.training.learned_steps import InnerRates, read_rates, take_learned_steps
 from pricing_fm.training.policy_learning import PolicyArguments
 
@@ -118,13 +120,19 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
             pool_elasticities(network, slug, model, processor, panel, initial)
 
     learned = learned_rates(source, how, initial)
+    decided = None if initial is None or not source.use_learned_rates else read_decision_start(initial)
 
     def take_steps() -> DemandSide:
         assert learned is not None
         return take_learned_steps(network, slug, model, processor, panel, learned, how.holdout_share)
 
-    steps = None if learned is None else take_steps
-    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, steps)
+    def decide() -> DecisionSide:
+        assert decided is not None
+        share = policy.assumed_cost_share
+        return take_learned_decisions(network, slug, model, processor, panel, decided, rewards, share)
+
+    steps = None if learned is None else take_steps, None if decided is None else decide
+    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, *steps)
     folder = save_adapter(
         network,
         slug,

@@ -181,5 +181,5 @@ def _rebuilt(module: Network, replaced: Mapping[str, nn.Module]) -> Network:
         else:
             shell._modules[child] = new
     for child, inside in below.items():
-        shell._modules[child] = _rebuilt(module._modules[child], inside)
+        shell._modules[child] = _rebuilt(module.get_submodule(child), inside)
     return shell

@@ -17,7 +17,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource, TaskMix
-from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.loop import train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.validation import time_forward_batches
 
@@ -143,6 +143,19 @@ class DemandSide:
     seconds: float
 
 
+@dataclass(frozen=True)
+class DecisionSide:
+    """What the decision side of an adaptation came to.
+
+    Args:
+        loss (`float`): Of the last steps.
+        seconds (`float`): Of training.
+    """
+
+    loss: float
+    seconds: float
+
+
 def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Panel:
     """The category's items in the visible weeks; `all` keeps every category.
 
@@ -233,6 +246,7 @@ def adapt(
     rewards: RewardWeights,
     after_demand: Callable[[], None] = lambda: None,
     learn_demand: Callable[[], DemandSide] | None = None,
+    learn_decisions: Callable[[], DecisionSide] | None = None,
 ) -> AdaptationResult:
     """Trains the adapter in `network` in place.
 
@@ -253,6 +267,7 @@ def adapt(
         rewards (`RewardWeights`): Of the decision side.
         after_demand (`Callable`): Called before the decision side builds on the demand side's last weights.
         learn_demand (`Callable`, *optional*): Steps of the demand side that a start prescribes, instead of these.
+        learn_decisions (`Callable`, *optional*): The same of the decision side; needs three periods.
 
     Returns:
         `AdaptationResult`.
@@ -272,7 +287,11 @@ def adapt(
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
-    decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
+    decision = None
+    if arguments.objective != "forecast" and learn_decisions is not None and periods > FEWEST_PERIODS:
+        decision = learn_decisions()
+    elif arguments.objective != "forecast":
+        decision = sides.train_decisions(policy, rewards)
     model.demand_head.loss_bend = bend
     for parameter in trainable.values():
         parameter.requires_grad_(True)
@@ -280,7 +299,7 @@ def adapt(
         demand_steps=demand.steps if demand else 0,
         zero_shot_loss=demand.zero_shot_loss if demand else None,
         adapted_loss=demand.adapted_loss if demand else None,
-        policy_loss=decision.history[-1]["loss"] if decision else None,
+        policy_loss=decision.loss if decision else None,
         seconds=(demand.seconds if demand else 0.0) + (decision.seconds if decision else 0.0),
         trained_parameters=count,
     )
@@ -372,7 +391,7 @@ class _Sides:
             if "lora_B" in name and DECISION_HEAD not in name:
                 parameter.mul_(self.arguments.strength)
 
-    def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> TrainingResult:
+    def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> DecisionSide:
         """Values, behaviour and policy on all visible weeks."""
         self._train_only(decisions=True)
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
@@ -380,7 +399,10 @@ class _Sides:
         ahead = max(1, min(policy.horizon, self.periods - history)) + 1
         source = self._source(add_assortment(build_store(self.panel)), history, ahead, NOTHING_HIDDEN)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
-        return train(learner, source, self.optim, loop, self._stage("policy"))
+        result = train(learner, source, self.optim, loop, self._stage("policy"))
+        loss = result.history[-1]["loss"]
+        assert loss is not None
+        return DecisionSide(loss, result.seconds)
 
     def _stage(self, name: str) -> OutputArguments:
         """Each stage logs into its own folder; none of them checkpoints: an adaptation takes seconds."""

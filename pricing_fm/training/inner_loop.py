@@ -98,6 +98,7 @@ def adapt_stack(
     steps: torch.Tensor,
     optim: OptimArguments,
     scaling: float,
+    losses_of: Losses = category_losses,
 ) -> Adapted:
     """Takes each category's steps on its own windows.
 
@@ -109,6 +110,7 @@ def adapt_stack(
         steps (`torch.Tensor`, shape `(C,)`, int64): Steps of each category; it stands still afterwards.
         optim (`OptimArguments`): Betas, epsilon and gradient clip.
         scaling (`float`): Of low-rank updates.
+        losses_of (`Callable`): Loss of each category `(C,)` from model, stack, batch and scaling.
 
     Returns:
         `Adapted`.
@@ -117,7 +119,7 @@ def adapt_stack(
     stack = {name: tensor.clone() for name, tensor in start.items()}
     moved = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
     for step in range(int(steps.max()) if len(steps) else 0):
-        _, gradient = gradients(model, stack, batch, scaling)
+        _, gradient = gradients(model, stack, batch, scaling, losses_of)
         for name, direction in state.directions(gradient).items():
             active = (step < steps).to(direction)
             direction = direction * active.reshape(-1, *(1,) * (direction.dim() - 1))

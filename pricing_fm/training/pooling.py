@@ -38,6 +38,7 @@ def read_elasticities(
     rows, shape = flatten_rows(query), query["loss_weights"].shape
     network = updated(model, stack, scaling)
     states = network.demand_states(network.encode(rows), rows)
+    assert network.demand_head.response is not None
     own = network.demand_head.response.log_elasticities(states).mean(-1)
     _, slopes = network.respond(states, rows)
     planned = (-slopes[:, 0]).mean((1, 2)).clamp(min=SMALLEST_ELASTICITY).log()
