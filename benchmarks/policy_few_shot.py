@@ -51,7 +51,7 @@ from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build
 from pricing_fm.training.inner_loop import adapt_stack
 from pricing_fm.training.learned_steps import DemandStart, adapt_demand
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, decision_losses
+from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, decision_losses, fix_action_values
 from pricing_fm.training.policy_learning import PolicyArguments
 from pricing_fm.training.policy_meta import policy_start
 from pricing_fm.training.policy_meta_run import PolicyMetaResult, learn_jointly, meta_train_policy
@@ -61,6 +61,14 @@ SCALING = LORA.lora_alpha / LORA.lora_rank
 PLANNER, POOLED = "plan_base_curve", "plan_pooled_curve"
 INNER_RATE, ZERO_SHOT_WEIGHT, VALIDATION_SHARE = 0.05, 0.5, 0.2
 CAUTION = 0.5  # as recommendations have it
+VALUES_ALONE = 1e7  # an aggressiveness beside which no policy has a say
+# The policy's steps inside a category: regression on logged rungs with the advantage term and without it, and on the
+# ladder's whole target.
+VARIANTS = {
+    "macaw": DecisionSteps(),
+    "awr": DecisionSteps(advantage_weight=0.0),
+    "awac": DecisionSteps(advantage_weight=0.0, expectation="ladder"),
+}
 
 
 @dataclass(frozen=True)
@@ -124,8 +132,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")
     parser.add_argument("--train_seed", type=int, default=910_000, help="seed of the training categories")
     parser.add_argument("--test_seed", type=int, default=930_000, help="seed of the held-out categories")
-    parser.add_argument("--joint_steps", type=int, default=300, help="steps of stage B")
-    parser.add_argument("--meta_steps", type=int, default=300, help="steps of stage C")
+    parser.add_argument("--joint_steps", type=int, default=150, help="steps of stage B")
+    parser.add_argument("--warm_steps", type=int, default=300, help="steps of stage C without adaptation")
+    parser.add_argument("--meta_steps", type=int, default=80, help="steps of stage C with adaptation")
+    parser.add_argument("--categories_per_step", type=int, default=24, help="of a step of stage C")
     parser.add_argument("--tune_steps", type=int, default=40, help="steps of an ordinary adaptation of decisions")
     parser.add_argument("--tune_rate", type=float, default=1e-3, help="its learning rate (AdamW)")
     return parser.parse_args()
@@ -179,30 +189,36 @@ def score_seed(
     update = fresh_update(model, seed)
     steps = DecisionSteps()
     optim = OptimArguments(learning_rate=3e-3, warmup_steps=10, ema_decay=0.9)
+    calm = replace(optim, learning_rate=1e-3)  # heads in full
 
     def out(name: str, most: int) -> tuple[LoopArguments, OutputArguments]:
         places = OutputArguments(f"{folder}/runs/{name}-{seed}", checkpoint_every=0, tracker="none", log_every=100)
-        return LoopArguments(max_steps=most, evaluate_every=50, seed=seed), places
+        return LoopArguments(max_steps=most, evaluate_every=20, seed=seed), places
 
     run = out("joint", arguments.joint_steps)
-    joint = learn_jointly(model, update, train.decisions, steps, 16, VALIDATION_SHARE, SCALING, optim, *run)
+    joint = learn_jointly(model, update, train.decisions, steps, 8, VALIDATION_SHARE, SCALING, calm, *run)
     print(f"seed {seed}: stage B {joint.training.seconds:.0f} s, step {joint.training.best_step}", flush=True)
+    known = {weeks: fix_action_values(joint.model, task, steps.discount) for weeks, task in test.decisions.items()}
     starts = {}
-    for name, weight in (("macaw", steps.advantage_weight), ("awr", 0.0)):
-        own = replace(steps, advantage_weight=weight)
+    for name, own in VARIANTS.items():
+        begin = policy_start(update, own, processor.num_rungs, seed)
         starts[name] = own, meta_train_policy(
-            joint.model, policy_start(update, own, processor.num_rungs, seed), train.decisions, own, INNER_RATE,
-            ZERO_SHOT_WEIGHT, 16, VALIDATION_SHARE, SCALING, optim, *out(name, arguments.meta_steps),
+            joint.model, begin, train.decisions, own, INNER_RATE, ZERO_SHOT_WEIGHT, arguments.warm_steps,
+            arguments.categories_per_step,
+            VALIDATION_SHARE, SCALING, optim, *out(name, arguments.meta_steps),
         )  # fmt: skip
         training = starts[name][1].training
         print(f"seed {seed}: {name} {training.seconds:.0f} s, step {training.best_step}", flush=True)
     for weeks in test.tasks:
         for name, network, strategy in strategies(model, joint.model, starts, update, arguments):
             began = time.perf_counter()
-            stack = strategy(test.decisions[weeks])
+            stack = strategy(test.decisions[weeks] if network is model else known[weeks])
             seconds = (time.perf_counter() - began) / len(test.truth.names)
             for kind, prices in priced(network, processor, stack, test, weeks).items():
                 yield scored(test.truth, prices, f"{name}_{kind}", weeks, seed, seconds)
+        yield from (
+            scored(test.truth, *one, weeks, seed, 0.0) for one in dissected(joint.model, processor, test, weeks)
+        )
         if seed == 0:
             yield from (scored(test.truth, *one, weeks, 0, 0.0) for one in planned(model, test, weeks))
 
@@ -257,16 +273,40 @@ def priced(
     network: PricingFMForPolicy, processor: PricingFMProcessor, stack: Stack, test: Side, weeks: int
 ) -> dict[str, np.ndarray]:
     """Prices by the policy alone, and as recommendations dial it."""
-    decisions, query = test.decisions[weeks].query, test.tasks[weeks].query
     own = {name: tensor for name, tensor in stack.items() if name.startswith("decision_head.")}
-    plain = PolicyArguments()
     return {
-        "alone": policy_prices(network, own, decisions, processor, test.truth, SCALING),
-        "dialled": dialled_prices(
-            network, {**test.demand[weeks], **own}, query, decisions, processor, test.truth, SCALING,
-            plain.discount, plain.aggressiveness, CAUTION,
-        ),
-    }  # fmt: skip
+        "alone": policy_prices(network, own, test.decisions[weeks].query, processor, test.truth, SCALING),
+        "dialled": dialled(network, processor, own, test, weeks, PolicyArguments().aggressiveness, CAUTION),
+    }
+
+
+def dialled(
+    network: PricingFMForPolicy,
+    processor: PricingFMProcessor,
+    own: Stack,
+    test: Side,
+    weeks: int,
+    aggressiveness: float,
+    caution: float,
+) -> np.ndarray:
+    """Prices of a decision side on the pooled demand sides."""
+    return dialled_prices(
+        network, {**test.demand[weeks], **own}, test.tasks[weeks].query, test.decisions[weeks].query, processor,
+        test.truth, SCALING, PolicyArguments().discount, aggressiveness, caution,
+    )  # fmt: skip
+
+
+def dissected(
+    joint: PricingFMForPolicy, processor: PricingFMProcessor, test: Side, weeks: int
+) -> Iterator[tuple[np.ndarray, str]]:
+    """What holds recommendations back: caution, the policy beside the values, or what values say of the time after."""
+    usual = PolicyArguments().aggressiveness
+    yield dialled(joint, processor, {}, test, weeks, usual, 0.0), "joint_dialled_without_caution"
+    yield dialled(joint, processor, {}, test, weeks, VALUES_ALONE, 0.0), "joint_values_alone"
+    silent = copy.deepcopy(joint)
+    silent.decision_head.value_head.head_out.weight.zero_()
+    silent.decision_head.value_head.head_out.bias.zero_()
+    yield dialled(silent, processor, {}, test, weeks, VALUES_ALONE, 0.0), "held_rewards_alone"
 
 
 def planned(model: PricingFMForPolicy, test: Side, weeks: int) -> Iterator[tuple[np.ndarray, str]]:

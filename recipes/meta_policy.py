@@ -101,7 +101,8 @@ def learn_decisions(
         report(accelerator, joint.losses, joint.training)
         return joint
     begin = policy_start(update, steps, base.processor.num_rungs, loop.seed)
-    learned = meta_train_policy(base.model, begin, decisions, steps, meta.inner_rate, meta.zero_shot_weight, *settings)
+    outer = meta.inner_rate, meta.zero_shot_weight, meta.warm_steps
+    learned = meta_train_policy(base.model, begin, decisions, steps, *outer, *settings)
     if accelerator.is_main_process:
         written = save_learned_start(network, base, learned, start, steps, output.output_dir)
         results = measured(data, learned.losses, learned.training, loop.seed)

@@ -8,7 +8,6 @@ from pricing_fm.objectives.decision_losses import (
     ADVANTAGE_UNIT,
     advantage_regression,
     expected_expectile,
-    expected_regret,
 )
 from pricing_fm.objectives.implicit_q import advantage_weights, expectile_loss
 
@@ -66,10 +65,3 @@ def test_weights_cannot_tell_tasks_apart_that_the_advantage_term_can() -> None:
         advantage_regression(predictions, scale * advantages, counts).backward()
         slopes.append(predictions.grad)
     torch.testing.assert_close(slopes[1], 3 * slopes[0])
-
-
-def test_a_sure_policy_has_the_regret_of_its_rung() -> None:
-    regrets = torch.tensor([0.3, 0.0, 0.1])
-    sure = torch.tensor([-1e9, -1e9, 0.0])
-    assert expected_regret(sure.log_softmax(-1), regrets) == pytest.approx(0.1)
-    assert expected_regret(torch.zeros(3).log_softmax(-1), regrets) == pytest.approx(0.4 / 3)

@@ -60,16 +60,3 @@ def advantage_regression(
     targets = (advantages.detach() / ADVANTAGE_UNIT).clamp(-ADVANTAGE_LIMIT, ADVANTAGE_LIMIT)
     errors = torch.where(rungs_that_count, (predictions - targets) ** 2, 0.0)
     return errors.sum(-1) / rungs_that_count.sum(-1).clamp(min=1)
-
-
-def expected_regret(log_probs: torch.Tensor, regrets: torch.Tensor) -> torch.Tensor:
-    """What a policy loses against the best rung, where the market is known.
-
-    Args:
-        log_probs (`(..., K)`): Of the policy.
-        regrets (`(..., K)`): Of every rung, not negative, in any unit.
-
-    Returns:
-        `(...)`: In the unit of the regrets.
-    """
-    return (log_probs.exp() * regrets).sum(-1)

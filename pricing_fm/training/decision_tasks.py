@@ -19,6 +19,7 @@ Batch = dict[str, torch.Tensor]
 
 # Categories whose ladders are computed at once: what bounds memory.
 CATEGORIES_AT_ONCE = 16
+PER_ROW = ("log_rungs", "reference_price", "rung_regret", "loss_weights", "category")
 
 
 @torch.no_grad()
@@ -47,6 +48,7 @@ def read_decisions(
         `(C, R, H - 1, K, F)`, `current_actions`, `logged_actions`, `decision_mask` (True = a logged decision whose
         next state is there) `(C, R, H)`, `rung_rewards` `(C, R, H, K)` (mean over response members), `log_rungs`
         `(C, R, K)`, `category` and `loss_weights` `(C, R)`; and where regrets are known, `rung_regret` `(C, R, K)`.
+        H ends one period after the last decision.
 
     Raises:
         ValueError: If margin counts and a cost is missing.
@@ -61,7 +63,7 @@ def read_decisions(
             for name, part in vars(chosen).items()
         }
         parts.append(FewShotTask(**read))
-    return concatenate_tasks(parts)
+    return FewShotTask(**{name: _cut(part) for name, part in vars(concatenate_tasks(parts)).items()})
 
 
 def _read_part(
@@ -99,6 +101,21 @@ def _read_part(
         found["rung_regret"] = _regret_of_rungs(rows, log_rungs)
     unflattened = {name: tensor.unflatten(0, shape) for name, tensor in found.items()}
     return unflattened | {"loss_weights": part["loss_weights"], "category": places[:, None].expand(shape)}
+
+
+def _cut(part: Batch) -> Batch:
+    """Without the periods that teach nothing: those behind the last decision, but for the state that it leads to.
+
+    A query that knows its regrets is judged by its first decision.
+    """
+    if "decision_mask" not in part:
+        return part
+    decided = torch.nonzero(part["decision_mask"].flatten(0, 1).any(0))
+    last = 0 if "rung_regret" in part or not len(decided) else int(decided.max())
+    return {
+        name: tensor if name in PER_ROW else tensor[:, :, : last + (1 if name == "features_after" else 2)]
+        for name, tensor in part.items()
+    }
 
 
 def _regret_of_rungs(rows: Batch, log_rungs: torch.Tensor) -> torch.Tensor:

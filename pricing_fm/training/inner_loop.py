@@ -203,7 +203,7 @@ class _Moments:
         """What a step of rate one would subtract, after the clip of each category's global norm."""
         self.step += 1
         beta1, beta2 = self.optim.adam_beta1, self.optim.adam_beta2
-        clip = _clip_factors(gradient, self.optim.gradient_clip)
+        clip = clip_factors(gradient, self.optim.gradient_clip)
         found = {}
         for name, raw in gradient.items():
             one = raw * clip.reshape(-1, *(1,) * (raw.dim() - 1))
@@ -215,7 +215,7 @@ class _Moments:
         return found
 
 
-def _clip_factors(gradient: Stack, largest: float) -> torch.Tensor:
+def clip_factors(gradient: Stack, largest: float) -> torch.Tensor:
     """Factor of each category's gradient, `(C,)`, as `torch.nn.utils.clip_grad_norm_` computes it."""
     norms = torch.stack([tensor.flatten(1).norm(dim=1) for tensor in gradient.values()]).norm(dim=0)
     return (largest / (norms + 1e-6)).clamp(max=1.0) if largest else torch.ones_like(norms)

@@ -40,6 +40,7 @@ class MetaArguments:
         inner_rate (`float`): Learning rate of every tensor, before any is learned.
         learns_rates (`bool`): Whether `fomaml` learns a rate for every tensor.
         zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
+        warm_steps (`int`): Of `macaw`: steps of the start, without adaptation, before those that adapt.
         categories_per_step (`int`): Categories adapted side by side in a step.
 
     References:
@@ -58,14 +59,15 @@ class MetaArguments:
     inner_rate: float = field(default=3e-4, metadata={"help": "learning rate of an adaptation, before it is learned"})
     learns_rates: bool = field(default=True, metadata={"help": "fomaml: learn a rate for every tensor"})
     zero_shot_weight: float = field(default=0.5, metadata={"help": "weight of the loss without adaptation"})
+    warm_steps: int = field(default=0, metadata={"help": "macaw: steps of the start before any category adapts"})
     categories_per_step: int = field(default=8, metadata={"help": "categories adapted side by side"})
 
     def __post_init__(self) -> None:
         if self.strategy not in (*DEMAND_STRATEGIES, *DECISION_STRATEGIES):
             known = ", ".join((*DEMAND_STRATEGIES, *DECISION_STRATEGIES))
             raise ValueError(f"--strategy must be one of {known}, found {self.strategy!r}")
-        if min(self.inner_steps, self.categories_per_step) < 1:
-            raise ValueError("--inner_steps and --categories_per_step must be at least 1")
+        if min(self.inner_steps, self.categories_per_step) < 1 or self.warm_steps < 0:
+            raise ValueError("--inner_steps and --categories_per_step must be at least 1, --warm_steps 0 or more")
         if not self.inner_rate > 0 or not self.zero_shot_weight >= 0:
             raise ValueError("--inner_rate must be above 0 and --zero_shot_weight 0 or more")
 

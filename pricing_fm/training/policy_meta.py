@@ -13,7 +13,6 @@ from pricing_fm.adapters.stack import Stack
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.decision_head import DecisionHead
 from pricing_fm.models.outputs import DemandOutput
-from pricing_fm.objectives.decision_losses import expected_regret
 from pricing_fm.objectives.ladder_policy import advantage_weighted_loss
 from pricing_fm.training.meta import QUERY, RATE_SPEED, SUPPORT
 from pricing_fm.training.policy_inner_loop import (
@@ -30,8 +29,8 @@ from pricing_fm.training.policy_inner_loop import (
 
 Batch = dict[str, torch.Tensor]
 
-# Of the values' loss beside the policy's: squared shares of a period's revenue, a hundred times smaller.
-VALUE_WEIGHT = 100.0
+# Log-odds of the worst price of an item's grid against its best: a twentieth of what is at stake costs one.
+REGRET_SHARPNESS = 20.0
 
 
 class PolicyMetaLearner(nn.Module):
@@ -91,16 +90,19 @@ class PolicyMetaLearner(nn.Module):
         }
         order = self.order if self.training else 0
         adapted = adapt_decisions(self._model[0], begin, support, self.rates(), self.steps, self.scaling, order)
-        after, values = self._query(adapted, query)
         if not self.training:
-            return DemandOutput(loss=after.mean(), loss_terms={})
+            head = head_of(self._model[0], adapted, self.scaling)
+            return DemandOutput(loss=judged_policies(head, query, self.steps).mean(), loss_terms={})
+        after, values = self._query(adapted, query)
         before, values_before = self._query(begin, query)
         policy = after.mean() + self.zero_shot_weight * before.mean()
-        value = values.mean() + self.zero_shot_weight * values_before.mean()
+        # Without visible weeks nobody knows what a usual week brings: values have no unit to be learned in.
+        is_scaled = float(support["loss_weights"].shape[1] > 0)
+        value = is_scaled * (values.mean() + self.zero_shot_weight * values_before.mean())
         # Times zero: data-parallel training waits for a gradient of every parameter, and without weeks there is none.
         idle = sum((parameter.sum() for parameter in self.parameters()), torch.zeros(()))
         terms = {"adapted": after.mean().detach(), "zero_shot": before.mean().detach(), "value": values.mean().detach()}
-        return DemandOutput(loss=policy + VALUE_WEIGHT * value + 0.0 * idle, loss_terms=terms)
+        return DemandOutput(loss=policy + value + 0.0 * idle, loss_terms=terms)
 
     def _query(self, stack: Stack, query: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         head = head_of(self._model[0], stack, self.scaling)
@@ -108,19 +110,34 @@ class PolicyMetaLearner(nn.Module):
 
 
 def query_policy_losses(head: DecisionHead, query: Batch, steps: DecisionSteps) -> torch.Tensor:
-    """What adapted policies are judged by, `(C,)`.
+    """What policies learn from after their steps, `(C,)`: cross-entropy to the advantage-weighted target.
 
-    The expected regret of the first decision where regrets are known (in the category's gap between manager and oracle,
-    summed over its items); else the cross-entropy to the advantage-weighted target, exact over the ladder.
+    Exact over the ladder. Where the regrets of the first decision are known they are the advantages, and an item counts
+    by what is at stake there. (The expected regret itself has no gradient to speak of in a policy that is sure of the
+    wrong price, as one is that begins at a manager.)
     """
     log_probs = unpromoted_log_probs(head, query)
     if "rung_regret" in query:
-        return expected_regret(log_probs[:, :, 0], query["rung_regret"]).sum(1)
-    values = action_values(head, query, steps.discount).detach()
+        stakes = query["rung_regret"].amax(-1)
+        relative = query["rung_regret"] / stakes[..., None].clamp(min=1e-6)
+        losses = advantage_weighted_loss(log_probs[:, :, 0], torch.zeros_like(relative), -relative, REGRET_SHARPNESS)
+        return (losses * stakes).sum(1)
+    values = action_values(head, query, steps.discount)
     spread = values.std(-1, keepdim=True).clamp(min=1e-6)
     target = (values - values.mean(-1, keepdim=True)) / spread
     loss = advantage_weighted_loss(log_probs, behavior_of_rungs(head, query), target, steps.inverse_temperature)
     return category_mean(loss, query)
+
+
+def judged_policies(head: DecisionHead, query: Batch, steps: DecisionSteps) -> torch.Tensor:
+    """What policies are judged by, `(C,)`: the regret of their likeliest first prices where it is known.
+
+    In the category's gap between manager and oracle, summed over its items; else what they learn from.
+    """
+    if "rung_regret" not in query:
+        return query_policy_losses(head, query, steps)
+    likeliest = unpromoted_log_probs(head, query)[:, :, 0].argmax(-1, keepdim=True)
+    return query["rung_regret"].gather(-1, likeliest).squeeze(-1).sum(1)
 
 
 def unpromoted_log_probs(head: DecisionHead, batch: Batch) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Stages B and C of the decision side, from decisions to weights: joint offline RL, then meta-training of the start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +14,8 @@ from pricing_fm.training.joint_policy import JointPolicyLearner, number_categori
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.meta import TaskBatchSource, join_task
 from pricing_fm.training.meta_run import split_categories
-from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, head_of
-from pricing_fm.training.policy_meta import PolicyMetaLearner, query_policy_losses
+from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, fix_action_values, head_of
+from pricing_fm.training.policy_meta import PolicyMetaLearner, judged_policies
 
 Decisions = Mapping[int, FewShotTask]
 
@@ -106,6 +106,7 @@ def meta_train_policy(
     steps: DecisionSteps,
     inner_rate: float,
     zero_shot_weight: float,
+    warm_steps: int,
     categories_per_step: int,
     validation_share: float,
     scaling: float,
@@ -116,6 +117,9 @@ def meta_train_policy(
 ) -> PolicyMetaResult:
     """Learns where the decision side of a category starts, and how fast it learns.
 
+    The start is first learned without adaptation, from all categories in every step: that costs a hundredth of a step
+    that adapts, and most of what there is to learn is no category's own.
+
     Args:
         model (`PricingFMForPolicy`): The base; frozen here, and not changed.
         start (`Mapping[str, torch.Tensor]`): From `policy_start`.
@@ -123,6 +127,7 @@ def meta_train_policy(
         steps (`DecisionSteps`): Of an adaptation.
         inner_rate (`float`): Learning rate of every tensor, before any is learned.
         zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
+        warm_steps (`int`): Steps of the start without adaptation.
         categories_per_step (`int`): Categories adapted side by side.
         validation_share (`float`): Share of the categories that choose the step.
         scaling (`float`): Of low-rank updates.
@@ -135,8 +140,20 @@ def meta_train_policy(
         `PolicyMetaResult`.
     """
     model.requires_grad_(False)
+    decisions = {weeks: fix_action_values(model, task, steps.discount) for weeks, task in decisions.items()}
     learned, validation = split_categories(decisions, validation_share)
-    learner = PolicyMetaLearner(model, start, steps, inner_rate, zero_shot_weight, scaling)
+    warm_start = dict(start)
+    if warm_steps:
+        still = replace(steps, value_steps=0, policy_steps=0)
+        learner = PolicyMetaLearner(model, start, still, inner_rate, zero_shot_weight, scaling)
+        count = len(next(iter(learned.values())).query["loss_weights"])
+        source = TaskBatchSource(learned, count, loop.seed)
+        places = replace(output, output_dir=f"{output.output_dir}/.warm", checkpoint_dir=None)
+        places = replace(places, checkpoint_every=0, resume=None)
+        few = replace(loop, max_steps=warm_steps, evaluate_every=0, evaluate_first=False)
+        train(learner, source, optim, few, places, (), accelerator)
+        warm_start = learner.initial()
+    learner = PolicyMetaLearner(model, warm_start, steps, inner_rate, zero_shot_weight, scaling)
     source = TaskBatchSource(learned, categories_per_step, loop.seed)
     result = train(learner, source, optim, loop, output, whole_batches(validation), accelerator)
     initial, rates = learner.initial(), {name: rate.detach() for name, rate in learner.rates().items()}
@@ -162,4 +179,4 @@ def _judge(
     steps: DecisionSteps,
     scaling: float,
 ) -> float:
-    return float(query_policy_losses(head_of(model, stack, scaling), task.query, steps).mean())
+    return float(judged_policies(head_of(model, stack, scaling), task.query, steps).mean())
