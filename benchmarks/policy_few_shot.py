@@ -50,6 +50,7 @@ from pricing_fm.training.decision_tasks import read_decisions
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
 from pricing_fm.training.inner_loop import adapt_stack
 from pricing_fm.training.learned_steps import DemandStart, adapt_demand
+from pricing_fm.training.meta import MetaArguments
 from pricing_fm.training.meta_run import INNER_OPTIM
 from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, decision_losses, fix_action_values
 from pricing_fm.training.policy_learning import PolicyArguments
@@ -59,7 +60,7 @@ from pricing_fm.training.policy_meta_run import PolicyMetaResult, learn_jointly,
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
 PLANNER, POOLED = "plan_base_curve", "plan_pooled_curve"
-INNER_RATE, ZERO_SHOT_WEIGHT, VALIDATION_SHARE = 0.05, 0.5, 0.2
+INNER_RATE, VALIDATION_SHARE = 0.05, 0.2
 CAUTION = 0.5  # as recommendations have it
 VALUES_ALONE = 1e7  # an aggressiveness beside which no policy has a say
 # The policy's steps inside a category: regression on logged rungs with the advantage term and without it, and on the
@@ -199,13 +200,18 @@ def score_seed(
     joint = learn_jointly(model, update, train.decisions, steps, 8, VALIDATION_SHARE, SCALING, calm, *run)
     print(f"seed {seed}: stage B {joint.training.seconds:.0f} s, step {joint.training.best_step}", flush=True)
     known = {weeks: fix_action_values(joint.model, task, steps.discount) for weeks, task in test.decisions.items()}
+    meta = MetaArguments(
+        "macaw",
+        inner_rate=INNER_RATE,
+        warm_steps=arguments.warm_steps,
+        categories_per_step=arguments.categories_per_step,
+    )
     starts = {}
     for name, own in VARIANTS.items():
         begin = policy_start(update, own, processor.num_rungs, seed)
         starts[name] = own, meta_train_policy(
-            joint.model, begin, train.decisions, own, INNER_RATE, ZERO_SHOT_WEIGHT, arguments.warm_steps,
-            arguments.categories_per_step,
-            VALIDATION_SHARE, SCALING, optim, *out(name, arguments.meta_steps),
+            joint.model, begin, train.decisions, own, meta, VALIDATION_SHARE, SCALING, optim,
+            *out(name, arguments.meta_steps),
         )  # fmt: skip
         training = starts[name][1].training
         print(f"seed {seed}: {name} {training.seconds:.0f} s, step {training.best_step}", flush=True)

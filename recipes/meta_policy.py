@@ -92,17 +92,16 @@ def learn_decisions(
         )
         for weeks, task in tasks.items()
     }
-    settings = meta.categories_per_step, source.validation_share, scaling, optim, loop, output, accelerator
+    settings = source.validation_share, scaling, optim, loop, output, accelerator
     if meta.strategy == "offline_rl":
-        joint = learn_jointly(base.model, update, decisions, steps, *settings)
+        joint = learn_jointly(base.model, update, decisions, steps, meta.categories_per_step, *settings)
         if accelerator.is_main_process:
             results = measured(data, joint.losses, joint.training, loop.seed)
             save_base(Path(output.output_dir), base, joint.model, arguments, results)
         report(accelerator, joint.losses, joint.training)
         return joint
     begin = policy_start(update, steps, base.processor.num_rungs, loop.seed)
-    outer = meta.inner_rate, meta.zero_shot_weight, meta.warm_steps
-    learned = meta_train_policy(base.model, begin, decisions, steps, *outer, *settings)
+    learned = meta_train_policy(base.model, begin, decisions, steps, meta, *settings)
     if accelerator.is_main_process:
         written = save_learned_start(network, base, learned, start, steps, output.output_dir)
         results = measured(data, learned.losses, learned.training, loop.seed)

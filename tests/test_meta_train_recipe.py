@@ -25,7 +25,7 @@ from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_c
 from pricing_fm.training.learned_decisions import ADVANTAGE_FILE, STEPS_FILE, read_decision_start
 from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates, task_of
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, adapt_decisions
+from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, adapt_decisions, fix_action_values
 from recipes import adapt, meta_train
 from tests.policy_artifacts import base_hash, quick_collections, write_base
 
@@ -265,7 +265,8 @@ def test_decision_steps_of_an_adaptation_are_those_of_the_meta_training(
     task = task_of(visible.last_periods(12, decided_until(tiny_panel)), "one", processor, model.config.patch_length)
     scaling, learned = adapter_scaling(network, "one"), read_decision_start(macaw)
     known = replace(task, query={key: part[:, :0] for key, part in task.query.items()})
-    decisions = read_decisions(model, processor, known, demand, scaling, RewardWeights()).support
+    read = read_decisions(model, processor, known, demand, scaling, RewardWeights())
+    decisions = fix_action_values(model, read, learned.steps.discount).support
     begin = from_adapter(adapter_parameters(load_adapter(copy.deepcopy(model), "one", macaw, fingerprint), "one"))
     begin = {key: begin[key] for key in learned.rates if key in begin} | {ADVANTAGE_HEAD: learned.advantage_head}
     rates = {key: torch.tensor(rate) for key, rate in learned.rates.items()}

@@ -1,5 +1,6 @@
 """Decision heads of many categories: steps and their gradients, stage B with its adapters, stage C with its term."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,21 @@ from pricing_fm.adapters.stack import from_adapter, repeat
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import ladder_values
+from pricing_fm.training import policy_inner_loop
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.decision_tasks import read_decisions
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task, find_categories, flatten_rows
 from pricing_fm.training.joint_policy import JointPolicyLearner, number_categories, with_heads
-from pricing_fm.training.meta import join_task
+from pricing_fm.training.meta import MetaArguments, join_task
 from pricing_fm.training.policy_inner_loop import (
     ADVANTAGE_HEAD,
     DecisionSteps,
     action_values,
     adapt_decisions,
+    category_mean,
+    fix_action_values,
     head_of,
+    policy_of_rungs,
     value_losses,
 )
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner, as_interventions
@@ -120,8 +125,9 @@ def test_another_demand_side_brings_other_rewards_to_its_own_category_alone(mode
 # -- steps -------------------------------------------------------------------------------------------------------------
 
 
-def test_many_categories_at_once_have_the_gradients_of_torch_func(model, decisions) -> None:
+def test_many_categories_at_once_have_the_gradients_of_torch_func(model, decisions, monkeypatch) -> None:
     """One value step side by side against `vmap(grad)` over single categories."""
+    monkeypatch.setattr(policy_inner_loop, "LARGEST_SLOPE", 0.0)  # no clip
     start, batch = start_of(model), decisions[13].support
     begin = {name: tensor * torch.tensor([1.0, 1.5, 0.5]).reshape(3, 1, 1) for name, tensor in repeat(start, 3).items()}
     values = {name: tensor for name, tensor in begin.items() if "value_head" in name}
@@ -180,6 +186,46 @@ def test_the_advantage_term_tells_tasks_apart_that_differ_in_their_advantages_al
         key = "decision_head.policy_head.head_in.lora_B"
         assert not torch.allclose(first[key], repeat(start, 3)[key], atol=1e-6)
         assert torch.allclose(first[key], second[key], rtol=1e-3, atol=1e-6) != are_told_apart
+
+
+def test_a_steep_category_takes_a_step_of_bounded_length(model, decisions) -> None:
+    start, steep = start_of(model), {**decisions[13].support}
+    steep["rung_rewards"] = 1e4 * steep["rung_rewards"]
+    one = replace(STEPS, value_steps=1, policy_steps=0)
+    found = adapt_decisions(model, repeat(start, 3), steep, rates_of(start), one, SCALING)
+    moved = torch.stack([(found[name] - repeat(start, 3)[name]).flatten(1).norm(dim=1) for name in start]).norm(dim=0)
+    torch.testing.assert_close(moved, torch.full((3,), RATE), rtol=1e-3, atol=0)
+
+
+def test_action_values_fixed_once_are_the_bases_own_whatever_adapter_is_in_place(model, decisions) -> None:
+    task = decisions[13]
+    expected = action_values(head_of(model, {}, SCALING), task.support, 0.9)
+    wrapped = copy.deepcopy(model)
+    add_adapter(wrapped, "other", LoraArguments(2, 4.0, 0.5))
+    for network in (model, wrapped):
+        fixed = fix_action_values(network, task, 0.9)
+        torch.testing.assert_close(fixed.support["action_values"], expected, rtol=1e-5, atol=1e-6)
+    moved = {name: tensor + 1 for name, tensor in repeat(start_of(model), 3).items() if "value_head" in name}
+    head = head_of(model, moved, SCALING)
+    assert torch.equal(action_values(head, fixed.support, 0.9), fixed.support["action_values"])
+    assert not torch.allclose(action_values(head, task.support, 0.9), expected)
+
+
+def test_steps_on_the_whole_ladder_raise_the_chance_of_the_best_rung_logged_or_not(model, decisions) -> None:
+    silent_value_(model)
+    steps = DecisionSteps(value_steps=0, policy_steps=20, advantage_weight=0.0, discount=0.0, expectation="ladder")
+    start, batch = start_of(model, steps), decisions[13].support
+    best = batch["rung_rewards"].argmax(-1, keepdim=True)
+    is_logged = best.squeeze(-1) == batch["logged_actions"] % model.config.num_rungs
+    assert is_logged[batch["decision_mask"]].float().mean() < 0.2
+    adapted = adapt_decisions(model, repeat(start, 3), batch, rates_of(start), steps, SCALING)
+    before, after = (
+        category_mean(policy_of_rungs(head_of(model, stack, SCALING), batch).gather(-1, best).squeeze(-1), batch)
+        for stack in (repeat(start, 3), adapted)
+    )
+    assert (after > before + 0.1).all()
+    with pytest.raises(ValueError, match="logged or ladder"):
+        DecisionSteps(expectation="both")
 
 
 def test_without_visible_weeks_the_start_comes_back(model, decisions) -> None:
@@ -259,9 +305,8 @@ def test_meta_training_lowers_the_regret_of_new_categories_and_leaves_the_base(m
     # One rung is the best everywhere: what can be learned is the same for every category.
     regret = (task.query["log_rungs"] - task.query["log_rungs"][..., 20:21]).abs()
     known = {13: replace(task, query={**task.query, "rung_regret": regret})}
-    result = meta_train_policy(
-        model, start_of(model), known, STEPS, RATE, 0.5, 2, 1 / 3, SCALING, *loop_into(tmp_path, 30)
-    )
+    meta = MetaArguments("macaw", inner_rate=RATE, warm_steps=10, categories_per_step=2)
+    result = meta_train_policy(model, start_of(model), known, STEPS, meta, 1 / 3, SCALING, *loop_into(tmp_path, 20))
     assert result.losses["adapted"][13] < 0.7 * result.losses["base"][13]
     assert len({round(float(rate), 6) for rate in result.rates.values()}) > len(result.rates) / 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -281,18 +281,13 @@ def adapt(
     sides = _Sides(
         network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
     )
-    bend = model.demand_head.loss_bend
-    if learn_demand is None:  # prescribed steps were learned with the loss as the base has it
-        model.demand_head.loss_bend = arguments.loss_bend
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
     decision = None
-    if arguments.objective != "forecast" and learn_decisions is not None and periods > FEWEST_PERIODS:
-        decision = learn_decisions()
-    elif arguments.objective != "forecast":
-        decision = sides.train_decisions(policy, rewards)
-    model.demand_head.loss_bend = bend
+    if arguments.objective != "forecast":
+        prescribed = learn_decisions if periods > FEWEST_PERIODS else None
+        decision = prescribed() if prescribed is not None else sides.train_decisions(policy, rewards)
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
@@ -347,6 +342,8 @@ class _Sides:
     def train_demand(self) -> DemandSide:
         """Steps of the training loop, as many as the holdout says."""
         self._train_only(decisions=False)
+        # Steps that a start prescribes were learned with the loss as the base has it; these have their own.
+        bend, self.model.demand_head.loss_bend = self.model.demand_head.loss_bend, self.arguments.loss_bend
         learner = DemandLearner(
             self.network, self.model, self.arguments.volume_exponent, usual_scale(self.panel, self.arguments)
         )
@@ -382,6 +379,7 @@ class _Sides:
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
             self._weaken()
+        self.model.demand_head.loss_bend = bend
         return DemandSide(chosen.best_step, zero_shot, chosen.best_validation_loss, seconds)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputA
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.joint_policy import JointPolicyLearner, number_categories, with_heads
 from pricing_fm.training.loop import TrainingResult, train
-from pricing_fm.training.meta import TaskBatchSource, join_task
+from pricing_fm.training.meta import MetaArguments, TaskBatchSource, join_task
 from pricing_fm.training.meta_run import split_categories
 from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, fix_action_values, head_of
 from pricing_fm.training.policy_meta import PolicyMetaLearner, judged_policies
@@ -104,10 +104,7 @@ def meta_train_policy(
     start: Mapping[str, torch.Tensor],
     decisions: Decisions,
     steps: DecisionSteps,
-    inner_rate: float,
-    zero_shot_weight: float,
-    warm_steps: int,
-    categories_per_step: int,
+    meta: MetaArguments,
     validation_share: float,
     scaling: float,
     optim: OptimArguments,
@@ -125,10 +122,7 @@ def meta_train_policy(
         start (`Mapping[str, torch.Tensor]`): From `policy_start`.
         decisions (`Decisions`): From `read_decisions`, by number of visible weeks.
         steps (`DecisionSteps`): Of an adaptation.
-        inner_rate (`float`): Learning rate of every tensor, before any is learned.
-        zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
-        warm_steps (`int`): Steps of the start without adaptation.
-        categories_per_step (`int`): Categories adapted side by side.
+        meta (`MetaArguments`): Rate, weight of the zero-shot term, warm steps and categories of a step.
         validation_share (`float`): Share of the categories that choose the step.
         scaling (`float`): Of low-rank updates.
         optim (`OptimArguments`): Of the outer steps.
@@ -142,19 +136,16 @@ def meta_train_policy(
     model.requires_grad_(False)
     decisions = {weeks: fix_action_values(model, task, steps.discount) for weeks, task in decisions.items()}
     learned, validation = split_categories(decisions, validation_share)
-    warm_start = dict(start)
-    if warm_steps:
-        still = replace(steps, value_steps=0, policy_steps=0)
-        learner = PolicyMetaLearner(model, start, still, inner_rate, zero_shot_weight, scaling)
+    still = replace(steps, value_steps=0, policy_steps=0)
+    learner = PolicyMetaLearner(model, start, still, meta.inner_rate, meta.zero_shot_weight, scaling)
+    if meta.warm_steps:
         count = len(next(iter(learned.values())).query["loss_weights"])
-        source = TaskBatchSource(learned, count, loop.seed)
         places = replace(output, output_dir=f"{output.output_dir}/.warm", checkpoint_dir=None)
         places = replace(places, checkpoint_every=0, resume=None)
-        few = replace(loop, max_steps=warm_steps, evaluate_every=0, evaluate_first=False)
-        train(learner, source, optim, few, places, (), accelerator)
-        warm_start = learner.initial()
-    learner = PolicyMetaLearner(model, warm_start, steps, inner_rate, zero_shot_weight, scaling)
-    source = TaskBatchSource(learned, categories_per_step, loop.seed)
+        few = replace(loop, max_steps=meta.warm_steps, evaluate_every=0, evaluate_first=False)
+        train(learner, TaskBatchSource(learned, count, loop.seed), optim, few, places, (), accelerator)
+    learner = PolicyMetaLearner(model, learner.initial(), steps, meta.inner_rate, meta.zero_shot_weight, scaling)
+    source = TaskBatchSource(learned, meta.categories_per_step, loop.seed)
     result = train(learner, source, optim, loop, output, whole_batches(validation), accelerator)
     initial, rates = learner.initial(), {name: rate.detach() for name, rate in learner.rates().items()}
     losses: dict[str, dict[int, float]] = {"base": {}, "start": {}, "adapted": {}}
