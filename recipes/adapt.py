@@ -51,7 +51,7 @@ from pricing_fm.training.adapt import (
     visible_panel,
 )
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
-from pricing_fm.training.learned_decisions import read_decision_start, take_learned_decisions
+from pricing_fm.training.learned_decisions import DecisionStart, read_decision_start, take_learned_decisions
 from pricing_fm.training.learned_steps import InnerRates, read_rates, take_learned_steps
 from pricing_fm.training.policy_learning import PolicyArguments
 
@@ -82,8 +82,8 @@ class SourceArguments:
     use_learned_rates: bool = field(
         default=True,
         metadata={
-            "help": "Take the steps that the initial adapter has learned, if it has (weekly panels; --demand_steps, "
-            "--window_length, --strength, --loss_bend, --volume_exponent and --shift_calendar have no say in them)."
+            "help": "Take the steps that the initial adapter has learned, of either side, if it has (weekly panels; "
+            "options of the ordinary steps have no say in them and are refused)."
         },
     )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
@@ -120,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
             pool_elasticities(network, slug, model, processor, panel, initial)
 
     learned = learned_rates(source, how, initial)
-    decided = None if initial is None or not source.use_learned_rates else read_decision_start(initial)
+    decided = learned_decisions(source, how, policy, initial)
+    policy = policy if decided is None else replace(policy, discount=decided.steps.discount)
 
     def take_steps() -> DemandSide:
         assert learned is not None
@@ -170,16 +171,37 @@ def learned_rates(source: SourceArguments, how: AdaptArguments, initial: Path | 
     if found is None or found.steps is None:
         print(f"{source.initial_adapter} carries no learned rates: ordinary steps (--demand_steps, --learning_rate)")
         return None
-    plain = AdaptArguments()
     unheard = ("demand_steps", "window_length", "strength", "loss_bend", "volume_exponent", "shift_calendar")
-    changed = [f"--{key}" for key in unheard if vars(how)[key] != vars(plain)[key]]
-    if changed:
-        raise SystemExit(
-            f"{', '.join(changed)}: {source.initial_adapter} prescribes {found.steps} steps at learned rates, in which "
-            "these have no say; leave them out, or take ordinary steps with --use_learned_rates false"
-        )
+    refuse_unheard(source, found.steps, unheard, how, AdaptArguments())
     print(f"{source.initial_adapter}: up to {found.steps} steps at learned rates")
     return found
+
+
+def learned_decisions(
+    source: SourceArguments, how: AdaptArguments, policy: PolicyArguments, initial: Path | None
+) -> DecisionStart | None:
+    """Steps of the decision side that the start has learned; None if ordinary ones are taken."""
+    if initial is None or not source.use_learned_rates or how.objective == "forecast":
+        return None
+    found = read_decision_start(initial)
+    if found is None:
+        return None
+    steps = found.steps.value_steps + found.steps.policy_steps
+    refuse_unheard(source, steps, ("policy_steps",), how, AdaptArguments())
+    unheard = ("algorithm", "discount", "horizon", "expectile", "inverse_temperature")
+    refuse_unheard(source, steps, unheard, policy, PolicyArguments())
+    print(f"{source.initial_adapter}: {steps} steps of values and policy at learned rates")
+    return found
+
+
+def refuse_unheard(source: SourceArguments, steps: int, keys: Sequence[str], given: Any, plain: Any) -> None:
+    """Keys that were changed and would change nothing in steps that a start prescribes."""
+    changed = [f"--{key}" for key in keys if vars(given)[key] != vars(plain)[key]]
+    if changed:
+        raise SystemExit(
+            f"{', '.join(changed)}: {source.initial_adapter} prescribes {steps} steps at learned rates, in which these "
+            "have no say; leave them out, or take ordinary steps with --use_learned_rates false"
+        )
 
 
 def pool_elasticities(

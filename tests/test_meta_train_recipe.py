@@ -240,7 +240,12 @@ def test_a_macaw_start_holds_both_sides_and_is_adapted_from_as_it_was_learned(
     assert {row.model for row in read_results(macaw).metrics} == {"base", "start", "adapted"}
     words = [*adapt_words(place, "decided"), "--category", tiny_panel.categories[0], "--initial_adapter", str(macaw)]
     words[words.index(str(place / "base"))] = str(priced)
-    result = adapt.main([*words, "--objective", "policy", "--support_end", decided_until(tiny_panel)])
+    words += ["--objective", "policy", "--support_end", decided_until(tiny_panel)]
+    with pytest.raises(SystemExit, match="--policy_steps: .* prescribes 6 steps"):
+        adapt.main([*words, "--policy_steps", "3"])
+    with pytest.raises(SystemExit, match="--horizon: "):
+        adapt.main([*words, "--horizon", "3"])
+    result = adapt.main(words)
     assert result.policy_loss is not None
     start, found = (load_file(folder / WEIGHTS) for folder in (macaw, place / "decided"))
     moved = {base_name(key) for key, tensor in found.items() if not torch.equal(tensor, start[key])}

@@ -248,11 +248,7 @@ def adapt(
     learn_demand: Callable[[], DemandSide] | None = None,
     learn_decisions: Callable[[], DecisionSide] | None = None,
 ) -> AdaptationResult:
-    """Trains the adapter in `network` in place.
-
-    The demand side learns on all visible weeks but the last share, which decides how many steps are right (none, if the
-    base predicts it better), and is then trained again that long on all of them. The decision side follows: its
-    targets are built on the adapted demand.
+    """Trains the adapter in `network` in place: demand as `_Sides.train_demand` says, then decisions built on it.
 
     Args:
         network (`nn.Module`): Base with the adapter in place; only the adapter has `requires_grad`.
@@ -278,16 +274,15 @@ def adapt(
     if periods < FEWEST_PERIODS:
         after_demand()
         return AdaptationResult(0, None, None, None, 0.0, count)
-    sides = _Sides(
-        network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
-    )
+    short = _shortened(processor, model, periods)
+    sides = _Sides(network, model, short, panel, arguments, optim, loop, output, trainable, periods)
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
+    decide = learn_decisions if periods > FEWEST_PERIODS else None
     decision = None
     if arguments.objective != "forecast":
-        prescribed = learn_decisions if periods > FEWEST_PERIODS else None
-        decision = prescribed() if prescribed is not None else sides.train_decisions(policy, rewards)
+        decision = decide() if decide is not None else sides.train_decisions(policy, rewards)
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
@@ -340,7 +335,10 @@ class _Sides:
         )
 
     def train_demand(self) -> DemandSide:
-        """Steps of the training loop, as many as the holdout says."""
+        """Learns on all visible weeks but the last share, which decides how many steps are right.
+
+        None, if the base predicts it better; else training starts again and takes so many on all of the weeks.
+        """
         self._train_only(decisions=False)
         # Steps that a start prescribes were learned with the loss as the base has it; these have their own.
         bend, self.model.demand_head.loss_bend = self.model.demand_head.loss_bend, self.arguments.loss_bend
