@@ -7,6 +7,7 @@ Example: python recipes/adapt.py --base outputs/base --panel data/frat/panel.par
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +46,6 @@ from pricing_fm.training.adapt import (
     AdaptArguments,
     AdaptationResult,
     AdaptOptimArguments,
-    DecisionSide,
-    DemandSide,
     adapt,
     visible_panel,
 )
@@ -123,17 +122,10 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     decided = learned_decisions(source, how, policy, initial)
     policy = policy if decided is None else replace(policy, discount=decided.steps.discount)
 
-    def take_steps() -> DemandSide:
-        assert learned is not None
-        return take_learned_steps(network, slug, model, processor, panel, learned, how.holdout_share)
-
-    def decide() -> DecisionSide:
-        assert decided is not None
-        share = policy.assumed_cost_share
-        return take_learned_decisions(network, slug, model, processor, panel, decided, rewards, share)
-
-    steps = None if learned is None else take_steps, None if decided is None else decide
-    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, *steps)
+    parts, share = (network, slug, model, processor, panel), policy.assumed_cost_share
+    demand = None if learned is None else partial(take_learned_steps, *parts, learned, how.holdout_share)
+    decide = None if decided is None else partial(take_learned_decisions, *parts, decided, rewards, share)
+    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, demand, decide)
     folder = save_adapter(
         network,
         slug,
