@@ -10,6 +10,7 @@ from off_policy_market_shops import COST_SHARE, HISTORY, LADDER, LEAN, BoundRule
 
 from pricing_fm.evaluation.off_policy import (
     BehaviorSettings,
+    Contributions,
     DecisionFeatures,
     DecisionWeights,
     DemandDesign,
@@ -31,6 +32,7 @@ from pricing_fm.evaluation.off_policy import (
     estimate_marginalized_doubly_robust,
     estimate_per_decision_importance,
     estimate_structured,
+    estimate_t_interval,
     estimate_trajectory_importance,
     fit_behavior,
     fit_demand,
@@ -54,7 +56,8 @@ TRAJECTORY = (
 ESTIMATORS = (STRUCTURED, *NAIVE, *TRAJECTORY)
 FIELDS = (
     *("value", "lower", "upper", "gain", "gain_lower", "gain_upper"),
-    *("two_way_lower", "two_way_upper", "sample_size"),
+    *("two_way_lower", "two_way_upper", "two_way_gain_lower", "two_way_gain_upper"),
+    *("student_lower", "student_upper", "sample_size"),
 )
 
 
@@ -190,13 +193,13 @@ def estimate_by_trajectories(name: str, given: Trajectories) -> PolicyValue:
     return calls[name]()
 
 
-def describe_value(value: PolicyValue, manager: PolicyValue, has_weeks: bool) -> list[float]:
+def describe_value(value: PolicyValue, manager: PolicyValue, has_checks: bool) -> list[float]:
     """The numbers of `FIELDS`; the gain is that over the manager's rule by the same estimator.
 
     Args:
         value: Of a policy.
         manager: Of the manager's rule.
-        has_weeks: Whether a two-way interval is asked for.
+        has_checks: Whether intervals two-way with weeks, and Student's, are asked for.
 
     Returns:
         Numbers, NaN for what is not asked for.
@@ -204,20 +207,22 @@ def describe_value(value: PolicyValue, manager: PolicyValue, has_weeks: bool) ->
     Raises:
         RefusalError: If too few units carry weight for an interval.
     """
-    own = bootstrap_value(value.contributions, resample_weeks=False, replicates=REPLICATES).interval(LEVEL)
-    found = [own.value, own.lower, own.upper]
-    if value is manager:
-        found += [np.nan] * 3
+    own = value.contributions
+    gain = None if value is manager else subtract_contributions(own, manager.contributions)
+    found = [value.value, *_bootstrap(own, False)]
+    found += [np.nan] * 3 if gain is None else [gain.value, *_bootstrap(gain, False)]
+    if has_checks:
+        student = estimate_t_interval(own, LEVEL, two_way=False)
+        found += [*_bootstrap(own, True), *([np.nan] * 2 if gain is None else _bootstrap(gain, True))]
+        found += [student.lower, student.upper]
     else:
-        difference = subtract_contributions(value.contributions, manager.contributions)
-        gain = bootstrap_value(difference, resample_weeks=False, replicates=REPLICATES).interval(LEVEL)
-        found += [gain.value, gain.lower, gain.upper]
-    if has_weeks:
-        two_way = bootstrap_value(value.contributions, replicates=REPLICATES).interval(LEVEL)
-        found += [two_way.lower, two_way.upper]
-    else:
-        found += [np.nan] * 2
+        found += [np.nan] * 6
     return [*found, value.effective_sample_size]
+
+
+def _bootstrap(contributions: Contributions, resample_weeks: bool) -> tuple[float, float]:
+    drawn = bootstrap_value(contributions, resample_weeks, REPLICATES).interval(LEVEL)
+    return drawn.lower, drawn.upper
 
 
 def _get_level(market: MarketLog) -> np.ndarray:

@@ -213,8 +213,7 @@ def run_history(rng: np.random.Generator, population: Population, manager: Rule,
         customers = draw_counts(rng.random(units), np.exp(log_mean), OVERDISPERSION)
         if failure == "spill_over":
             unmet = np.maximum(customers - on_hand, 0.0).astype(int)
-            neighbour = np.arange(units) ^ 1
-            customers += rng.binomial(unmet, SPILL)[neighbour]
+            customers += rng.binomial(unmet, SPILL)[np.arange(units) ^ 1]  # the other of both neighbours
         sold = np.minimum(customers, on_hand)
         for column, found in zip(columns, (rungs, sold, on_hand, on_order, *state), strict=True):
             column.append(found)
@@ -226,6 +225,11 @@ def run_history(rng: np.random.Generator, population: Population, manager: Rule,
         state, last = advance_prices(state, prices, list_prices, PERSISTENCE), rungs
     rungs, sold, held, ordered, *states = (np.stack(column, axis=1) for column in columns)
     return History(population, rungs, sold, held, ordered, PriceState(*states))
+
+
+def find_neighbors(units: int) -> np.ndarray:
+    """Label of the two units that may be bought in place of each other, `(units,)`; nobody does but in `spill_over`."""
+    return np.arange(units) // 2
 
 
 def _tilt_by_hidden(chances: np.ndarray, hidden: np.ndarray) -> np.ndarray:

@@ -19,8 +19,14 @@ from pricing_fm.evaluation.off_policy import SENSITIVITIES
 from pricing_fm.results import ResultRow, build_results, write_results
 
 DIAGNOSTICS = (
-    *("sold_out", "overdispersion", "stock_statistic", "stock_p_value", "mean_ratio", "size"),
+    *("sold_out", "overdispersion", "mean_ratio", "size"),
+    *("stock_statistic", "stock_p_value", "spill_share", "spill_p_value"),
     *(f"{end}_{sensitivity:g}" for sensitivity in SENSITIVITIES for end in ("lower", "upper")),
+)
+TESTS = ("stock", "spill")
+MEASURES = (
+    *("bias", "error", "coverage", "gain_bias", "gain_error", "gain_coverage", "two_way_coverage"),
+    *("two_way_gain_coverage", "student_coverage", "rank_correlation", "regret"),
 )
 BOUNDED = "raises"  # the policy whose sensitivity bounds are looked at
 HEADERS = (
@@ -70,7 +76,8 @@ class Summary:
         error_ratio: Root mean squared error of values over that of the structured estimator in the same logs.
         gain_error_ratio: The same of gains.
         gain_bias, gain_error, gain_coverage: The same of the gain over the manager.
-        two_way_coverage: Of values, by intervals over decision units and weeks.
+        two_way_coverage, two_way_gain_coverage: By intervals over decision units and weeks.
+        student_coverage: Of values, by Student's intervals over decision units.
         rank_correlation: Spearman's, of estimated and true values of the policies.
         regret: True value of the best policy less that of the policy with the highest estimate.
     """
@@ -88,6 +95,8 @@ class Summary:
     gain_error: Measured
     gain_coverage: Measured
     two_way_coverage: Measured
+    two_way_gain_coverage: Measured
+    student_coverage: Measured
     rank_correlation: Measured
     regret: Measured
 
@@ -111,10 +120,14 @@ def summarize(cell: CellResults, place: int, every: int) -> Summary | None:
     gains = (truth - manager)[1:]
     off = field["value"] / truth - 1.0
     gain_off = (field["gain"][:, 1:] - gains) / manager
-    held = (field["lower"] <= truth) & (truth <= field["upper"])
-    gain_held = (field["gain_lower"][:, 1:] <= gains) & (gains <= field["gain_upper"][:, 1:])
-    both_ways = np.isfinite(field["two_way_lower"]).all(axis=1)
-    two_way = (field["two_way_lower"] <= truth) & (truth <= field["two_way_upper"])
+
+    def cover(kind: str, sought: np.ndarray) -> Measured:
+        """Share of the intervals of a kind that hold what is sought, where they were asked for."""
+        low, high = (field[f"{kind}{end}"][:, -len(sought) :] for end in ("lower", "upper"))
+        given = np.isfinite(low).all(axis=1)
+        held = (low <= sought) & (sought <= high)
+        return _mean(held[given].mean(axis=1)) if given.sum() > 1 else Measured(np.nan, np.nan)
+
     same = cell.estimates[asked, 0][known]
     ours = same[..., 0] / truth - 1.0, (same[:, 1:, FIELDS.index("gain")] - gains) / manager
     by_policy = np.array([_mean_at(column, size[known]).value for column in off.T])
@@ -127,14 +140,16 @@ def summarize(cell: CellResults, place: int, every: int) -> Summary | None:
         int(known.sum()),
         _mean_at(off.mean(axis=1), size[known]),
         _root(off),
-        _mean(held.mean(axis=1)),
+        cover("", truth),
         float(by_policy[np.abs(by_policy).argmax()]),
         _root(off).value / _root(ours[0]).value,
         _root(gain_off).value / _root(ours[1]).value,
         _mean(gain_off.mean(axis=1)),
         _root(gain_off),
-        _mean(gain_held.mean(axis=1)),
-        _mean(two_way[both_ways].mean(axis=1)) if both_ways.sum() > 1 else Measured(np.nan, np.nan),
+        cover("gain_", gains),
+        cover("two_way_", truth),
+        cover("two_way_gain_", gains),
+        cover("student_", truth),
         _mean(ranks),
         _mean(regret),
     )
@@ -215,14 +230,17 @@ def describe_cell(cell: CellResults, summaries: Sequence[Summary]) -> list[str]:
         f"sold out in {seen['sold_out'].mean():.1%} of weeks; overdispersion {seen['overdispersion'].mean():.3f}; mean"
         f" ratio of true over estimated propensity {seen['mean_ratio'].mean():.3f}",
     ]
-    rejected = _mean((seen["stock_p_value"] < 0.05).astype(float))
+    stock, spill = (count_rejections(cell, test) for test in TESTS)
     lines.append(
-        f"stock test rejects at 0.05 in {rejected.value:.3f} ({rejected.error:.3f}); mean statistic"
-        f" {seen['stock_statistic'].mean():+.2f}"
+        f"stock test rejects at 0.05 in {_show(stock, 1, '.3f')}, mean statistic {seen['stock_statistic'].mean():+.2f};"
+        f" spill-over test in {_show(spill, 1, '.3f')}, mean share {np.nanmean(seen['spill_share']):+.2f}"
     )
-    if np.isfinite(summaries[0].two_way_coverage.value):
+    ours = summaries[0]
+    if np.isfinite(ours.two_way_coverage.value):
         lines.append(
-            f"two-way intervals of the structured estimator cover {_show(summaries[0].two_way_coverage, 1, '.3f')}"
+            f"of the structured estimator, two-way intervals cover {_show(ours.two_way_coverage, 1, '.3f')} of values"
+            f" and {_show(ours.two_way_gain_coverage, 1, '.3f')} of gains, Student's"
+            f" {_show(ours.student_coverage, 1, '.3f')} of values"
         )
     if np.isfinite(seen[DIAGNOSTICS[-1]]).all():
         true = truth.values[POLICIES.index(BOUNDED)]
@@ -237,17 +255,20 @@ def describe_cell(cell: CellResults, summaries: Sequence[Summary]) -> list[str]:
     return lines
 
 
+def count_rejections(cell: CellResults, test: str) -> Measured:
+    """Share of the logs in which one of `TESTS` rejects at 0.05."""
+    return _mean((cell.diagnostics[:, DIAGNOSTICS.index(f"{test}_p_value")] < 0.05).astype(float))
+
+
 def save_results(cells: Sequence[tuple[CellResults, list[Summary]]], folder: Path, seed: int) -> Path:
     """results.json: a row per metric, estimator and cell; ends are plus and minus two Monte Carlo errors."""
     rows = []
     for cell, summaries in cells:
         for one in summaries:
-            for name in ("bias", "error", "coverage", "gain_bias", "gain_error", "gain_coverage", "two_way_coverage"):
+            for name in MEASURES:
                 rows += _build_row(name, getattr(one, name), one, cell.name, seed)
-            rows += _build_row("rank_correlation", one.rank_correlation, one, cell.name, seed)
-            rows += _build_row("regret", one.regret, one, cell.name, seed)
-        rejected = _mean((cell.diagnostics[:, DIAGNOSTICS.index("stock_p_value")] < 0.05).astype(float))
-        rows += _build_row("stock_test_rejects", rejected, summaries[0], cell.name, seed)
+        for test in TESTS:
+            rows += _build_row(f"{test}_test_rejects", count_rejections(cell, test), summaries[0], cell.name, seed)
     return write_results(folder, build_results("off_policy_markets", [], rows))
 
 

@@ -45,6 +45,7 @@ from off_policy_market_shops import (
     build_rules,
     compute_true_values,
     draw_log,
+    find_neighbors,
 )
 from off_policy_market_tables import CellResults, print_cell, save_figure, save_results, summarize_cell
 from rich.console import Console
@@ -58,6 +59,7 @@ from pricing_fm.evaluation.off_policy import (
     RefusalError,
     bound_structured,
     compute_weight_bounds,
+    estimate_spill_over,
     estimate_stock_relation,
 )
 
@@ -109,7 +111,7 @@ def measure(cell: Cell, number: int, arguments: argparse.Namespace) -> tuple[np.
     for name in names:
         values = [estimate_by_structure(market, rule, nuisances, name, arguments.draws) for rule in rules]
         found[ESTIMATORS.index(name)] = [
-            describe_value(value, values[0], number < arguments.two_way) for value in values
+            describe_value(value, values[0], number < arguments.checks) for value in values
         ]
     if is_headline and number % arguments.trajectories_every == 0:
         given = [build_trajectories(market, rule, nuisances.propensities) for rule in rules]
@@ -140,7 +142,10 @@ def load_base(folder: Path) -> PricingPolicy:
 def diagnose(cell: Cell, market: MarketLog, nuisances: Nuisances, arguments: argparse.Namespace) -> np.ndarray:
     """The numbers of `DIAGNOSTICS`."""
     demand, log = nuisances.demand["structured"], market.demand
-    stock_test = estimate_stock_relation(demand)
+    stock_test, spill_test = (
+        estimate_stock_relation(demand),
+        estimate_spill_over(demand, find_neighbors(len(log.units))),
+    )
     rules = build_rules(cell.confounding)
     ratio = get_logged_chances(market, rules["manager"]) / nuisances.propensities
     bounds = np.full((len(SENSITIVITIES), 2), np.nan)
@@ -155,8 +160,9 @@ def diagnose(cell: Cell, market: MarketLog, nuisances: Nuisances, arguments: arg
     sold_out = (log.units >= log.stock)[log.stock > 0].mean()
     return np.array(
         [
-            *(sold_out, demand.overdispersion, stock_test.statistic, stock_test.p_value, ratio.mean()),
-            *(market.relative_size, *bounds.ravel()),
+            *(sold_out, demand.overdispersion, ratio.mean(), market.relative_size),
+            *(stock_test.statistic, stock_test.p_value, spill_test.share, spill_test.p_value),
+            *bounds.ravel(),
         ]
     )
 
@@ -184,7 +190,7 @@ def write_chunk(path: Path, cell: Cell, start: int, arguments: argparse.Namespac
 
 def keep_settings(arguments: argparse.Namespace) -> None:
     """Refuse a folder whose chunks were measured with other settings."""
-    names = ("nuisances", "units", "draws", "trajectories_every", "naive_every", "two_way", "chunk", "seed")
+    names = ("nuisances", "units", "draws", "trajectories_every", "naive_every", "checks", "chunk", "seed")
     settings = {name: getattr(arguments, name) for name in names}
     if arguments.nuisances == "network":
         settings["base"] = read_manifest(arguments.base).base_fingerprint
@@ -237,9 +243,9 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=Path("model_cards/pricing-fm-nano"), help="of --nuisances network")
     parser.add_argument("--units", type=int, default=60, help="decision units of a log")
     parser.add_argument("--draws", type=int, default=6, help="simulated histories of each structured estimate")
-    parser.add_argument("--trajectories_every", type=int, default=5, help="estimators of trajectories: every n-th log")
+    parser.add_argument("--trajectories_every", type=int, default=1, help="estimators of trajectories: every n-th log")
     parser.add_argument("--naive_every", type=int, default=10, help="wrong ways to read the log: every n-th log")
-    parser.add_argument("--two_way", type=int, default=100, help="two-way intervals: the first n logs")
+    parser.add_argument("--checks", type=int, default=1000, help="two-way and Student's intervals: the first n logs")
     parser.add_argument("--truth_units", type=int, default=24_000, help="simulated units behind a true value")
     parser.add_argument("--chunk", type=int, default=10, help="logs in a file")
     parser.add_argument("--seed", type=int, default=0, help="of the logs")

@@ -12,6 +12,7 @@ from pricing_fm.markets import (
     compute_manager_outcome,
     compute_oracle,
     compute_outcome,
+    draw_demand,
     simulate_log,
 )
 from pricing_fm.markets.continuation import _roll_out
@@ -65,6 +66,20 @@ def test_closed_form_demand_is_the_mean_over_rollouts():
     assert exact.exact.all()
     np.testing.assert_allclose(rolled, exact.demand, rtol=0.06)
     np.testing.assert_allclose(exact.profit, (prices.reshape(flat) - log.state.cost.reshape(-1, 1)) * exact.demand)
+
+
+def test_draws_of_demand_have_its_mean_and_scatter_and_do_not_ask_for_stock():
+    prices = _log(stocked_share=0.0).state.list_price.reshape(-1)
+    draws, scarce = (draw_demand(_log(stocked_share=share), 0.9 * prices, 3, 400) for share in (0.0, 1.0))
+    np.testing.assert_array_equal(draws, scarce)
+    assert draws.shape == (60, 400, 3)
+    assert (draws == np.round(draws)).all()
+    expected = compute_outcome(_log(stocked_share=0.0), 0.9 * prices, 3).demand
+    error = draws.mean(axis=1) - expected
+    assert (np.abs(error) > 3 * draws.std(axis=1) / 20).mean() < 0.05
+    assert (draws.var(axis=1) > 0.8 * expected).all()  # at least that of a Poisson count
+    dear = draw_demand(_log(stocked_share=0.0), 1.1 * prices, 3, 400)
+    assert (dear.sum(axis=(1, 2)) < draws.sum(axis=(1, 2))).all()
 
 
 @pytest.mark.parametrize("market", [{"stocked_share": 0.0}, {"stocked_share": 0.0, "reference_share": 1.0}])

@@ -133,6 +133,27 @@ def test_a_price_change_is_paid_when_it_is_made_and_not_while_it_is_held(
     torch.testing.assert_close(paid, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_volume_and_stock_targets_move_the_rewards_by_what_they_cost(
+    model: PricingFMForPolicy, tiny_processor: PricingFMProcessor, tiny_batch: Batch
+) -> None:
+    """In reference revenues: a unit by its worth, a unit left over by its distance from a target that is far above."""
+    stock = torch.full((12, 4), 1e3)
+    batch = {**tiny_batch, "future_inventory": stock}
+    with torch.no_grad():
+        rungs = ladder_log_prices(batch, rungs_of(tiny_processor, batch))
+        _, sales = ladder_demand(model, model.encode(batch), batch, rungs)
+    sold = (sales - sales[:, :, 28:29]) / batch["scale"][:, None, None, None]  # against charging the reference price
+    plain = values_of(model, tiny_processor, batch, REVENUE).rewards
+    volume = values_of(model, tiny_processor, batch, replace(REVENUE, units=0.3)).rewards
+    torch.testing.assert_close(volume - plain, 0.3 * sold, rtol=1e-3, atol=1e-4)
+    cover = float(2e3 / batch["scale"].min())
+    short = values_of(model, tiny_processor, batch, replace(REVENUE, stock_target=0.2, stock_cover=cover)).rewards
+    torch.testing.assert_close(short - plain, -0.2 * sold, rtol=1e-3, atol=1e-3)
+    assert sold.abs().max() > 0.05
+    free = values_of(model, tiny_processor, unlimited(batch), replace(REVENUE, stock_target=0.2)).rewards
+    torch.testing.assert_close(free, values_of(model, tiny_processor, unlimited(batch), REVENUE).rewards)
+
+
 def test_a_stock_limits_sales_and_the_lack_of_one_does_not() -> None:
     quantiles = torch.tensor([2.0, 4.0, 6.0])
     assert served_share(quantiles, torch.tensor(4.0)).item() == pytest.approx(10 / 12)

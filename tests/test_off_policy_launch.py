@@ -23,7 +23,7 @@ from pricing_fm.evaluation.off_policy.sensitivity import (
     bound_self_normalized,
     compute_weight_bounds,
 )
-from pricing_fm.evaluation.off_policy.stock_test import StockTest
+from pricing_fm.evaluation.off_policy.stock_test import SpillOverTest, StockTest
 from pricing_fm.evaluation.off_policy.switchback import WeeklyVariation, plan_switchback
 from pricing_fm.evaluation.off_policy.trajectory_estimators import (
     estimate_behavior_value,
@@ -93,6 +93,7 @@ def test_a_policy_without_fault_is_launched_and_every_reason_has_both_numbers() 
         ("worth 400 observations", "at least 100 are needed"),
         ("decided 80 times", "at least 30"),
         ("no stock test could be run", "was not looked at"),
+        ("sell more where others run short", "was not looked at"),
     )
     assert len(found.reasons) == len(texts)
     for reason, (number, needed) in zip(found.reasons, texts, strict=True):
@@ -132,6 +133,12 @@ def test_a_policy_without_fault_is_launched_and_every_reason_has_both_numbers() 
         ({"price_episodes": 12}, Verdict.EXPERIMENT_NEEDED, "decided 12 times", "at least 30"),
         ({"trimmed_mass": 0.5}, Verdict.EXPERIMENT_NEEDED, "50% of the policy's weight", "at most 20%"),
         ({"stock_test": STOCK_RELATION}, Verdict.EXPERIMENT_NEEDED, "more stock in weeks", "p = 0.000"),
+        (
+            {"spill_test": SpillOverTest(3.0, 0.004, 0.3, 40)},
+            Verdict.EXPERIMENT_NEEDED,
+            "neighbours run short",
+            "p = 0.004",
+        ),
     ],
 )
 def test_each_fault_has_its_verdict_and_is_the_only_reason(
@@ -147,10 +154,10 @@ def test_each_fault_has_its_verdict_and_is_the_only_reason(
     assert found.reasons[0] in found.describe()
 
 
-def test_a_harmless_stock_test_is_no_reason() -> None:
-    found = decide(candidate(stock_test=NO_STOCK_RELATION))
+def test_harmless_tests_of_stock_and_neighbours_are_no_reason() -> None:
+    found = decide(candidate(stock_test=NO_STOCK_RELATION, spill_test=SpillOverTest(0.2, 0.84, 0.0, 40)))
     assert found.verdict is Verdict.LAUNCH
-    assert not any("stock test" in reason for reason in found.reasons)
+    assert not any("was not looked at" in reason for reason in found.reasons)
 
 
 def test_a_value_that_is_not_identified_brings_its_own_reasons() -> None:

@@ -21,7 +21,14 @@ from pricing_fm.evaluation.off_policy.risk import (
     compute_downside_probability,
     estimate_segment_values,
 )
-from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation, has_telling_stock
+from pricing_fm.evaluation.off_policy.stock_test import (
+    SpillOverTest,
+    StockTest,
+    estimate_spill_over,
+    estimate_stock_relation,
+    has_telling_neighbors,
+    has_telling_stock,
+)
 from pricing_fm.evaluation.off_policy.trajectory_estimators import (
     estimate_behavior_value,
     estimate_per_decision_importance,
@@ -135,6 +142,43 @@ def test_stock_ordered_on_private_signals_is_found_out_and_stock_that_follows_sa
         estimate_stock_relation(unmoved)
 
 
+def spill_over(seed: int, share: float) -> Case:
+    """Half of the units run short; this share of those who find nothing there take the other unit of the pair."""
+    case, rng = simulate_case(seed, units=120), np.random.default_rng(seed + 2000)
+    shape = case.log.units.shape
+    mean = np.exp(case.law.levels[:, None] + case.law.season) * (case.log.prices / case.log.list_prices) ** -2.0
+    wanted = rng.negative_binomial(4.0, 4.0 / (4.0 + mean))
+    usual = np.exp(case.law.levels)[:, None] * rng.choice([0.8, 4.0], size=shape)
+    stock = np.maximum(np.floor(usual), 1.0)
+    unserved = np.maximum(wanted - stock, 0.0).astype(int)
+    wanted = wanted + rng.binomial(unserved, share)[np.arange(len(mean)) ^ 1]
+    return replace(case, log=replace(case.log, units=np.minimum(wanted, stock), stock=stock))
+
+
+def test_customers_who_take_the_neighbour_are_found_out_and_independent_shortages_are_not() -> None:
+    pairs = np.arange(120) // 2
+    innocent = [estimate_spill_over(fit(spill_over(seed, 0.0)), pairs) for seed in range(20)]
+    assert sum(test.p_value < 0.05 for test in innocent) <= 4
+    guilty = [estimate_spill_over(fit(spill_over(seed, 0.6)), pairs) for seed in range(5)]
+    assert all(test.statistic > 2.5 for test in guilty)
+    assert 0.1 < np.mean([test.share for test in guilty]) < 0.6
+    assert all(test.num_clusters == 60 for test in guilty)
+    # Pairs that nobody takes in place of each other: the same log says nothing of them.
+    apart = np.roll(np.arange(120), 1) // 2
+    assert abs(estimate_spill_over(fit(spill_over(0, 0.6)), apart).statistic) < 2.5
+
+
+def test_spill_over_needs_two_places_whose_shortages_change() -> None:
+    demand = fit(spill_over(0, 0.6))
+    assert has_telling_neighbors(demand, np.arange(120) // 2)
+    for labels in (np.zeros(120), np.arange(120)):  # one place; nobody has a neighbour
+        assert not has_telling_neighbors(demand, labels)
+        with pytest.raises(ValueError, match="two neighbourhoods"):
+            estimate_spill_over(demand, labels)
+    with pytest.raises(ValueError, match="labels for 120 units"):
+        estimate_spill_over(demand, np.arange(7))
+
+
 def test_not_identified_is_an_answer_with_its_reasons() -> None:
     log = LoggedTrajectories(np.ones((200, 1)), np.ones((200, 1)), np.ones((200, 1)), np.arange(200))
     value = estimate_behavior_value(log)
@@ -146,6 +190,10 @@ def test_not_identified_is_an_answer_with_its_reasons() -> None:
     assert len(refused.reasons) == 4
     for words in ("supports 40%", "50% of the policy's weight", "29 times", "more stock in weeks"):
         assert any(words in reason for reason in refused.reasons), words
+    shared = judge_identification(value, spill_test=SpillOverTest(3.2, 0.002, 0.4, 30))
+    assert isinstance(shared, NotIdentified)
+    assert "sells more where its neighbours run short (p = 0.002)" in shared.reasons[0]
+    assert judge_identification(value, spill_test=SpillOverTest(0.4, 0.7, 0.1, 30)) is value
     few = judge_identification(replace(value, effective_sample_size=8.0))
     assert isinstance(few, NotIdentified)
     assert "worth 8 observations" in few.reasons[0]

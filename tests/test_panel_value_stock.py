@@ -13,7 +13,7 @@ from pricing_fm.evaluation.panel_value import (
 )
 from pricing_fm.evaluation.panel_value.demand import CategoryDemand, build_shop, fit_category_demand
 from pricing_fm.evaluation.panel_value.diagnostics import bound_by_monotone_demand
-from pricing_fm.evaluation.panel_value.findings import examine_stock
+from pricing_fm.evaluation.panel_value.findings import examine_spill_over, examine_stock
 from pricing_fm.evaluation.panel_value.proposals import find_origins
 from pricing_fm.evaluation.panel_value.valuation import Bench
 from pricing_fm.panel import Panel, load_panel
@@ -55,7 +55,8 @@ def stock_shop(panel: Panel, inventory: np.ndarray, units: np.ndarray | None = N
     """The shop with a stock record, `(items, weeks)` as the panel's rows are ordered."""
     table = panel.to_pandas().drop(columns="price_imputed").sort_values(["item_id", "timestamp"])
     sold = table["units"].to_numpy() if units is None else units.ravel()
-    return load_panel(table.assign(inventory=inventory.ravel(), units=sold))
+    stores = table["item_id"].str.split("|").str[1]
+    return load_panel(table.assign(inventory=inventory.ravel(), units=sold, location_id=stores))
 
 
 def sold_units(panel: Panel) -> np.ndarray:
@@ -81,7 +82,19 @@ def test_weeks_without_stock_do_not_keep_the_stock_test_from_an_item_s_other_wee
     found = examine_stock(bench)
     assert found is not None
     assert found.num_clusters == PRODUCTS // 2
-    assert examine_stock(fit_bench(stock_shop(panel, np.full(units.shape, 1000.0)))) is None
+    plenty = fit_bench(stock_shop(panel, np.full(units.shape, 1000.0)))
+    assert examine_stock(plenty) is None
+    assert examine_spill_over(plenty) is None
+
+
+def test_neighbours_are_the_items_of_a_category_in_the_same_place(panel: Panel) -> None:
+    units = sold_units(panel)
+    stock = np.maximum(units, 1.0) + np.random.default_rng(0).integers(0, 9, size=units.shape)
+    bench = fit_bench(stock_shop(panel, stock))
+    assert len(set(bench.weeks.locations)) == STORES
+    found = examine_spill_over(bench)
+    assert found is not None
+    assert found.num_clusters == STORES
 
 
 def test_the_page_says_where_no_stock_test_could_be_run(panel: Panel, tmp_path: Path) -> None:
@@ -92,7 +105,10 @@ def test_the_page_says_where_no_stock_test_could_be_run(panel: Panel, tmp_path: 
     assert found.manager is not None
     assert found.manager.stock_test is not None
     assert found.manager.stock_untested == ("drinks",)
-    assert "No stock test could be run in drinks" in write_value_report(tmp_path / "page", found).read_text()
+    page = write_value_report(tmp_path / "page", found).read_text()
+    assert "No stock test could be run in drinks" in page
+    assert "buy its neighbour could not be tested in drinks" in page
+    assert found.manager.spill_untested == ("drinks",)
 
 
 def test_unknown_stock_stays_unknown_and_the_replay_knows_nothing_of_the_future(panel: Panel) -> None:

@@ -14,7 +14,9 @@ from pricing_fm.policy import load_base
 from pricing_fm.policy.situation import Situation, read_situation
 from tests.policy_artifacts import panel_of, plan_of, sales_log, write_base
 
-ALL_TERMS = RewardWeights(margin=1.0, revenue=0.3, lost_sales=0.5, price_change=0.02)
+ALL_TERMS = RewardWeights(
+    margin=1.0, revenue=0.3, units=0.2, lost_sales=0.5, stock_target=0.05, stock_cover=0.5, price_change=0.02
+)
 DISCOUNT = 0.9
 
 
@@ -87,6 +89,10 @@ def by_loop(
             cost = batch["unit_costs"][:, ahead, None].double()
             reward = weights.margin * (price - cost) * sold + weights.revenue * price * sold
             reward = reward - weights.lost_sales * price * (wanted - sold)
+            reward = reward + weights.units * reference[:, None] * sold
+            off_target = ((stock - sold).clamp(min=0) - weights.stock_cover * batch["scale"][:, None]).abs()
+            off_target = torch.where(stock.isfinite(), off_target, 0.0)
+            reward = reward - weights.stock_target * reference[:, None] * off_target
             unit = (reference * batch["scale"])[:, None]
             values[:, column] += DISCOUNT ** (ahead - lead) * reward / unit
         moved = ((prices[:, column] - current).abs() > 1e-9).double()
@@ -168,6 +174,20 @@ def test_a_change_costs_once_however_long_the_price_is_held(network, situation) 
     free, paid = (advantages(network, situation, prices, RewardWeights(price_change=cost)) for cost in (0.0, 0.25))
     expected = torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25, 0.0], dtype=torch.float64)
     torch.testing.assert_close(free - paid, expected[None, :, None].expand_as(free), rtol=0, atol=1e-5)
+
+
+def test_a_stock_above_its_target_asks_for_lower_prices_and_one_below_for_higher_ones(network) -> None:
+    """Three items start every period with 3,000 units, more than any price sells; the others' stock is not known."""
+    panel = panel_of(sales_log(items=6).assign(units=lambda rows: rows["units"] * 10))
+    plan = plan_of(panel, 5)
+    full = read_situation(panel, 16, 5, plan.assign(inventory=np.where(plan["item_id"] < "i03", 3e3, np.nan)))
+    prices = prices_around(full)
+    for cover, better, worse in ((0.0, 1, 0), (500.0, 0, 1)):
+        weights = RewardWeights(stock_target=0.3, stock_cover=cover)
+        moved = advantages(network, full, prices, weights) - advantages(network, full, prices, RewardWeights())
+        assert (moved[:3, better] > 1e-3).all()
+        assert (moved[:3, worse] < -1e-3).all()
+        assert (moved[3:] == 0).all()
 
 
 def test_customers_gain_from_a_cut(network, situation) -> None:

@@ -226,12 +226,18 @@ def test_weights_keep_a_tenth_of_the_batch(learner: Learner, tiny_batch: Batch) 
     assert 0.1 <= share <= 1.0
 
 
-def confounded_windows(slope: float, seed: int) -> RawWindows:
-    """64 items of true elasticity 1.2 (for revenue, cut), whose manager prices by a demand shock that he can see."""
+def confounded_windows(slope: float, seed: int, keeps: float = 0.0) -> RawWindows:
+    """64 items of true elasticity 1.2 (for revenue, cut), whose manager prices by a demand shock that he can see.
+
+    With this probability he does not look at a price and keeps it.
+    """
     random = np.random.default_rng(seed)
     items, past_steps, ahead = 64, 16, 6
     shock = random.normal(0, 0.4, size=(items, past_steps + ahead))
     log_price = np.clip(slope * shock + random.normal(0, 0.03, size=shock.shape), -0.6, 0.3)
+    kept = random.random(shock.shape) < keeps
+    for week in range(1, shock.shape[1]):
+        log_price[:, week] = np.where(kept[:, week], log_price[:, week - 1], log_price[:, week])
     units = random.poisson(60 * np.exp(shock - 1.2 * log_price))
     channels = np.full((items, past_steps + ahead, len(RAW_CHANNELS)), np.nan, dtype=np.float32)
     channels[..., INDEX["units"]], channels[..., INDEX["price"]] = units, 5 * np.exp(log_price)
@@ -293,11 +299,16 @@ def test_values_are_built_on_what_set_prices_bring_where_the_network_knows_the_d
     assert not torch.isclose(asked.loss_terms["value"], as_logged)
 
 
+@pytest.mark.parametrize("keeps", [0.0, 0.85])
 def test_the_policy_becomes_better_than_the_manager_it_learned_from(
-    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor
+    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor, keeps: float
 ) -> None:
     constant_elasticity_(model, 2.5)
-    batch = tiny_processor(confounded_windows(0.3, seed=1))
+    batch = tiny_processor(confounded_windows(0.3, 1, keeps))
+    logged_changes = (batch["logged_actions"] % tiny_processor.num_rungs) != batch["current_actions"][
+        ..., : batch["logged_actions"].shape[1]
+    ] % tiny_processor.num_rungs
+    assert logged_changes[:, :-1].float().mean() < 0.95 - 0.8 * keeps
     learn = learner(algorithm="structured", discount=0.5)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(60):

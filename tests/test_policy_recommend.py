@@ -412,6 +412,9 @@ def test_a_policy_is_asked_for_what_it_can_price(base: Path, tmp_path: Path, pan
         assert (margin > turnover).sum() >= 2
     with pytest.raises(PanelError, match="for units load a forecast adapter or the base alone"):
         policy.recommend(panel, objective="units")
+    volume = write_adapter(tmp_path / "u", base, None, rewards=RewardWeights(margin=0.0, units=1.0), aggressiveness=1e4)
+    grown = PricingPolicy.from_pretrained(base, adapter=volume).recommend(panel, objective="units")
+    assert (grown["price"] < turnover).sum() >= 2
     demand = PricingPolicy.from_pretrained(base, adapter=write_adapter(tmp_path / "d", base, None, has_policy=False))
     found = demand.recommend(panel, objective="units")
     assert found["explanation"].str.contains("demand adapter for all categories").all()

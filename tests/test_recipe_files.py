@@ -22,6 +22,7 @@ from recipes import (
     elasticity,
     evaluate,
     fit_market,
+    front,
     meta_train,
     pretrain,
     randomised_prices,
@@ -47,6 +48,7 @@ NEEDED = {
     ablation: ["--output_dir", "out"],
     meta_train: ["--base", "base", "--output_dir", "out"],
     categories: ["--base", "base", "--output_dir", "out"],
+    front: ["--base", "base", "--output_dir", "out"],
 }
 # A file that names these leaves out the others.
 INSTEAD = {"stores": "panels"}
@@ -87,6 +89,7 @@ def owner_of(path: Path) -> ModuleType:
         "ablation": ablation,
         "meta_train": meta_train,
         "categories": categories,
+        "front": front,
     }
     return owners[special.get(path.stem, path.stem.split("_")[0])]
 

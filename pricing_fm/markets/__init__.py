@@ -8,6 +8,7 @@ from pricing_fm.markets.continuation import (
     compute_manager_outcome,
     compute_oracle,
     compute_outcome,
+    draw_demand,
 )
 from pricing_fm.markets.domains import RetailSettings
 from pricing_fm.markets.environments import MarketEnv, MarketVectorEnv, register_environments
@@ -32,6 +33,7 @@ __all__ = [
     "compute_manager_outcome",
     "compute_oracle",
     "compute_outcome",
+    "draw_demand",
     "make",
     "open_batch",
     "oracles",

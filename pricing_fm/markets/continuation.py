@@ -134,6 +134,31 @@ def compute_manager_outcome(
     return FutureOutcome(parts[0], parts[1], parts[2], np.zeros(log.num_items, dtype=bool))
 
 
+def draw_demand(log: SimulatedLog, prices: np.ndarray, num_periods: int, num_rollouts: int = 64) -> np.ndarray:
+    """Draws of what customers want in the next periods under given prices, whatever is in stock; no promotions.
+
+    Args:
+        log: Logged markets.
+        prices: Currency per unit, `(items,)` for constant prices or `(items, num_periods)`.
+        num_periods: Periods after the log, >= 1.
+        num_rollouts: Repetitions; the same luck for all prices.
+
+    Returns:
+        Units, `(items, num_rollouts, num_periods)`.
+
+    Raises:
+        ValueError: If a shape is wrong, a count is below 1, or the market ends before.
+    """
+    path = _check_plan(log, "prices", prices, num_periods, num_rollouts)
+    rows = np.repeat(np.arange(len(log.market_ids)), num_rollouts)
+    random = build_streams(log.settings.seed, log.market_ids[rows], np.tile(np.arange(1, num_rollouts + 1), len(path)))
+    market, state, draws = _freeze_costs(log.parameters).select(rows), log.state.select(rows), []
+    for ahead in range(num_periods):
+        state, _, _, truth = core.step(market, state, path[rows, ..., ahead], random)
+        draws.append(truth.demand.reshape(len(path), num_rollouts, -1).swapaxes(1, 2))
+    return np.stack(draws, axis=-1).reshape(log.num_items, num_rollouts, num_periods)
+
+
 def compute_oracle(
     log: SimulatedLog,
     num_periods: int,

@@ -11,12 +11,10 @@ from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.channels import PRICE_SCALE
 from pricing_fm.models.outputs import PricingFMModelOutput
 from pricing_fm.models.recursion import REFERENCE_MEMORY
-from pricing_fm.objectives.reward import RewardWeights, ladder_rewards
+from pricing_fm.objectives.reward import SAME_PRICE, RewardWeights, ladder_rewards
 from pricing_fm.objectives.structured_q import served_share
 
 Batch = dict[str, torch.Tensor]
-
-SAME_PRICE = 1e-6  # relative; what float32 leaves of a price
 
 
 def holding_advantages(
@@ -91,18 +89,21 @@ def _held_rewards(
 
     last = (0, 2, 3, 1)  # the ladder comes last for the reward's terms: (B, M, steps, P)
     shape = demand.permute(last).shape
-    costs = torch.nan_to_num(batch["unit_costs"])[:, None, lead:].expand(shape[:-1])
-    revenue = (reference * scale)[:, None, None].expand(shape[:-1])
+    costs, stock = torch.nan_to_num(batch["unit_costs"]), batch["future_inventory"]
+    references = reference[:, None, None].expand(shape[:-1])
+    volumes = scale[:, None, None].expand(shape[:-1])
     rewards, _ = ladder_rewards(
         replace(weights, price_change=0.0),
         prices[:, None, None].expand(shape),
-        costs,
+        costs[:, None, lead:].expand(shape[:-1]),
         demand.permute(last),
         sales.permute(last),
         own[:, None, None].expand(shape[:-1]),
-        revenue,
+        references,
+        volumes,
+        stock[:, None, lead:].expand(shape[:-1]),
     )
-    relative = (rewards / revenue[..., None]).permute(0, 3, 1, 2)
+    relative = (rewards / (references * volumes)[..., None]).permute(0, 3, 1, 2)
     # The price moves once, not in every period that it is held; the current price may be there more than once.
     moved = (prices - current[:, None]).abs() > SAME_PRICE * current[:, None]
     first = torch.arange(relative.shape[-1], device=prices.device) == 0

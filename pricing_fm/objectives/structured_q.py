@@ -145,7 +145,7 @@ def relative_rewards(
     per_step, rungs = demand.shape[:-1], demand.shape[-1]
     before = batch["current_actions"] % rungs
     reference = (rung_prices - batch["reference_price"][:, None]).abs().argmin(1)
-    revenue = (batch["reference_price"] * batch["scale"])[:, None, None].expand(per_step)
+    references, volumes = (batch[name][:, None, None].expand(per_step) for name in ("reference_price", "scale"))
     total, terms = ladder_rewards(
         weights,
         rung_prices[:, None, None].expand_as(demand),
@@ -153,10 +153,12 @@ def relative_rewards(
         demand,
         sales,
         before[..., None].expand(per_step),
-        revenue,
+        references,
+        volumes,
+        batch["future_inventory"][..., None].expand(per_step),
     )
     compared = (total - terms["price_change"]).gather(-1, reference[:, None, None, None].expand(*per_step, 1))
-    return ((total - compared) / revenue[..., None]).permute(members_first)
+    return ((total - compared) / (references * volumes)[..., None]).permute(members_first)
 
 
 def ladder_values(

@@ -1,5 +1,6 @@
 """Chooses one price per decision unit among candidates, from demand or from the policy's scores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,18 @@ def cautious_gain(value: PlannedValue, current: np.ndarray, caution: float) -> n
     return value.mean - kept[:, None] - caution * spread
 
 
+def unit_scores(scores: np.ndarray, revenue: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Scores of each item's decision unit `(N, P)`: a member counts by its revenue, so that gains add up.
+
+    Args:
+        scores (`(N, P)`): Of the items, as shares of their revenue.
+        revenue (`(N,)`): At the items' own prices, currency, positive.
+        units (`(N,)`, int64): Decision unit of each item.
+    """
+    share = revenue / sum_by_group(revenue, units)
+    return sum_by_group(share[:, None] * scores, units)
+
+
 def best_candidate(
     scores: np.ndarray, allowed: np.ndarray, prices: np.ndarray, current_price: np.ndarray
 ) -> np.ndarray:
@@ -111,19 +124,16 @@ def draw_candidate(
     return chosen, probabilities[np.arange(len(chosen)), chosen]
 
 
-def total_quantile(
-    quantile_values: np.ndarray, levels: np.ndarray, level: np.ndarray, correlation: float
-) -> np.ndarray:
-    """Quantile of the sum over steps, joined by a Gaussian copula with one correlation between all steps.
+def step_draws(quantile_values: np.ndarray, levels: np.ndarray, correlation: float) -> Iterator[np.ndarray]:
+    """Equally likely draws of demand, step after step, joined by a Gaussian copula with one correlation of all steps.
 
     Args:
         quantile_values (`(N, H, Q)`): Quantiles of each step.
         levels (`(Q,)`): Their probabilities.
-        level (`(N,)`): Wanted probability of each item.
         correlation (`float`): In [0, 1]; 1 = comonotone steps, the widest total.
 
-    Returns:
-        `(N,)`.
+    Yields:
+        `(N, COPULA_DRAWS)` for each of the H steps: the same draw in the same column.
 
     References:
         Sklar 1959; one-factor Gaussian copula as in Li 2000.
@@ -139,10 +149,28 @@ def total_quantile(
     place = np.clip(np.interp(uniforms, levels, np.arange(len(levels))), 0, len(levels) - 1)
     low = np.minimum(place.astype(int), len(levels) - 2)
     share = place - low
-    totals = np.zeros((len(quantile_values), COPULA_DRAWS))
     for step in range(steps):
         at = quantile_values[:, step]
-        totals += at[:, low[:, step]] * (1 - share[:, step]) + at[:, low[:, step] + 1] * share[:, step]
+        yield at[:, low[:, step]] * (1 - share[:, step]) + at[:, low[:, step] + 1] * share[:, step]
+
+
+def total_quantile(
+    quantile_values: np.ndarray, levels: np.ndarray, level: np.ndarray, correlation: float
+) -> np.ndarray:
+    """Quantile of the sum over steps, from `step_draws`.
+
+    Args:
+        quantile_values (`(N, H, Q)`): Quantiles of each step.
+        levels (`(Q,)`): Their probabilities.
+        level (`(N,)`): Wanted probability of each item.
+        correlation (`float`): In [0, 1]; 1 = comonotone steps, the widest total.
+
+    Returns:
+        `(N,)`.
+    """
+    totals = np.zeros((len(quantile_values), COPULA_DRAWS))
+    for draws in step_draws(quantile_values, levels, correlation):
+        totals += draws
     place = level * (COPULA_DRAWS - 1)
     low = np.floor(place).astype(int)
     ordered, rows = np.sort(totals, axis=1), np.arange(len(totals))

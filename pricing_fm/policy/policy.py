@@ -16,7 +16,10 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
 from pricing_fm.policy.artifacts import LoadedAdapter, load_entry, load_policy_parts, with_common_rank
 from pricing_fm.policy.engine import Engine, PathDemand
-from pricing_fm.policy.recommend import Recommender
+from pricing_fm.policy.options import PriceOptions
+from pricing_fm.policy.order_table import order_table, read_stock
+from pricing_fm.policy.recommend import CAUTION, Recommender
+from pricing_fm.policy.replenishment import StockArguments, plan_price_and_order
 from pricing_fm.policy.request import ItemInputs, RecommendRequest
 from pricing_fm.policy.saving import save_policy
 from pricing_fm.policy.situation import Situation, read_situation, with_intervention, with_siblings
@@ -280,6 +283,77 @@ class PricingPolicy:
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
         recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
         return recommender.recommend(self._adapters_of(situation))
+
+    def price_options(
+        self,
+        panel: Panel,
+        guardrails: Any = None,
+        assumed_cost_share: float | None = None,
+        prediction_length: int = 4,
+        decision_lead: int = 0,
+        future: pd.DataFrame | None = None,
+        limits: pd.DataFrame | None = None,
+    ) -> PriceOptions:
+        """What every item could be priced at inside the rules, and the demand at each price: what plans choose from.
+
+        Args:
+            panel (`Panel`): The log.
+            guardrails (path, `dict` or `Guardrails`, *optional*): Rules.
+            assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
+            prediction_length (`int`): Periods the price is held.
+            decision_lead (`int`): Periods between the last observed one and the first priced.
+            future (`pd.DataFrame`, *optional*): Planned promotions and covariates.
+            limits (`pd.DataFrame`, *optional*): Per-item rules.
+
+        Returns:
+            `PriceOptions`: Items with a price and at least two observed periods, sorted.
+
+        Raises:
+            PanelError, GuardrailError, SupportError: As in `recommend`, for the objective margin.
+        """
+        request = RecommendRequest(
+            guardrails, "margin", assumed_cost_share, prediction_length, decision_lead, limits, False, 0
+        )
+        situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
+        recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
+        return recommender.options(self._adapters_of(situation))
+
+    def replenish(
+        self,
+        panel: Panel,
+        stock: StockArguments | None = None,
+        on_hand: pd.DataFrame | None = None,
+        guardrails: Any = None,
+        assumed_cost_share: float | None = None,
+        future: pd.DataFrame | None = None,
+        limits: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
+        """Price and order quantity of every item, chosen together for one cycle of lead time and review.
+
+        Args:
+            panel (`Panel`): The log, with unit costs (or an assumed share).
+            stock (`StockArguments`, *optional*): Times and costs; by default one period each.
+            on_hand (`pd.DataFrame`, *optional*): `item_id, inventory` (units on hand now) and `on_order`; by default
+                what the log says, see `read_stock`.
+            guardrails (path, `dict` or `Guardrails`, *optional*): Rules for prices.
+            assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
+            future (`pd.DataFrame`, *optional*): Planned promotions and covariates of the cycle.
+            limits (`pd.DataFrame`, *optional*): Per-item rules.
+
+        Returns:
+            `pd.DataFrame`: One row per item with enough history: `item_id, timestamp, on_hand, on_order, current_price,
+            price, order, profit` (currency, of the cycle), `expected_sales, expected_left` (units), `service` (chance
+            that all demand is met), `critical_ratio`; `separate_*`: price chosen as if stock were endless, then its
+            best order; `kept_*`: current price and its best order; `explanation`.
+
+        Raises:
+            PanelError: If a cost or a stock is missing; else as in `recommend`.
+        """
+        stock = stock or StockArguments()
+        options = self.price_options(panel, guardrails, assumed_cost_share, stock.periods, 0, future, limits)
+        hand, coming = read_stock(panel, options.situation, on_hand)
+        found = plan_price_and_order(options, hand + coming, stock, CAUTION)
+        return order_table(options, hand, coming, found, stock)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

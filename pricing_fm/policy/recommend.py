@@ -12,15 +12,17 @@ from pricing_fm.errors import PanelError
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy.artifacts import LoadedAdapter
 from pricing_fm.policy.engine import Engine, PathDemand, PolicyScores
+from pricing_fm.policy.options import PriceOptions
 from pricing_fm.policy.planning import (
     best_candidate,
     cautious_gain,
     draw_candidate,
     planned_value,
     sum_by_group,
+    unit_scores,
 )
 from pricing_fm.policy.request import OBJECTIVES, ItemInputs
-from pricing_fm.policy.situation import FEWEST_OBSERVED, Situation
+from pricing_fm.policy.situation import FEWEST_OBSERVED, LIST, Situation
 from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import Chosen, fallback_table, finished_table, recommendation_table
 from pricing_fm.policy.units import ROUNDING, JointRules, joint_rules
@@ -98,10 +100,7 @@ class Recommender:
         Returns:
             `pd.DataFrame`: As `PricingPolicy.recommend`.
         """
-        owners: dict[int, tuple[LoadedAdapter | None, list[int]]] = {}
-        for row, adapter in enumerate(adapters):
-            owners.setdefault(id(adapter), (adapter, []))[1].append(row)
-        shares = [self._share(np.asarray(rows), adapter) for adapter, rows in owners.values()]
+        shares = self._shares(adapters)
         jobs = [job for share in shares for job in share.jobs]
         answers = iter(zip(self._demands(jobs), self._decisions(jobs), strict=True))
         for share in shares:
@@ -112,6 +111,47 @@ class Recommender:
         table = pd.concat(self.tables, ignore_index=True).sort_values("item_id", ignore_index=True)
         groups = self.inputs.substitute_groups(table["item_id"])
         return finished_table(table, first, groups, self.request.prediction_length)
+
+    def options(self, adapters: Sequence[LoadedAdapter | None]) -> PriceOptions:
+        """What every item could be priced at, and the demand that each price would meet.
+
+        Args:
+            adapters (`Sequence[LoadedAdapter or None]`): The adapter that answers for each item; None = the base alone.
+
+        Returns:
+            `PriceOptions`: Items with enough history to judge, sorted.
+
+        Raises:
+            PanelError: If there is no such item.
+        """
+        jobs = [job for share in self._shares(adapters) for job in share.jobs]
+        if not jobs:
+            raise PanelError(f"no item has a price and {FEWEST_OBSERVED} observed periods: there is nothing to plan")
+        rows, situation = np.concatenate([job.rows for job in jobs]), self._situation_of(jobs)
+        listed = situation.windows.future[:, 0, LIST].astype(np.float64)
+        last = np.where(np.isfinite(listed), listed, situation.current_price)[:, None]
+        prices = np.concatenate([np.concatenate([job.candidates.final for job in jobs]), last], axis=1)
+        demand = self.engine.demand(situation, self._paths(situation, prices), _weights_of(jobs))
+        allowed = [self._unit_allowed(job.candidates, job.candidates.supported, job.units) for job in jobs]
+        order = np.argsort(rows)
+        return PriceOptions(
+            situation=situation.select(order),
+            costs=self.inputs.costs[rows][order],
+            list_price=listed[order],
+            prices=prices[order],
+            allowed=np.concatenate(allowed)[order],
+            units=np.unique(self.inputs.units[rows][order], return_inverse=True)[1],
+            demand=demand.select(order),
+            lead=self.request.decision_lead,
+            levels=self.engine.levels,
+            step_correlation=self.engine.processor.step_correlation,
+        )
+
+    def _shares(self, adapters: Sequence[LoadedAdapter | None]) -> list[_Share]:
+        owners: dict[int, tuple[LoadedAdapter | None, list[int]]] = {}
+        for row, adapter in enumerate(adapters):
+            owners.setdefault(id(adapter), (adapter, []))[1].append(row)
+        return [self._share(np.asarray(rows), adapter) for adapter, rows in owners.values()]
 
     def _share(self, rows: np.ndarray, adapter: LoadedAdapter | None) -> _Share:
         has_price = np.isfinite(self.situation.current_price[rows])
@@ -232,8 +272,7 @@ class Recommender:
     ) -> np.ndarray:
         """Scores of each item's decision unit `(N, P - 1)`: a member counts by its revenue, so that gains add up."""
         revenue = np.maximum(candidates.final[:, OWN] * demand.mean[:, OWN, self.request.decision_lead :].sum(-1), 1e-9)
-        share = revenue / sum_by_group(revenue, units)
-        return sum_by_group(share[:, None] * scores[:, :OWN], units)
+        return unit_scores(scores[:, :OWN], revenue, units)
 
     @staticmethod
     def _unit_allowed(candidates: _Candidates, allowed: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -337,13 +376,15 @@ def _weights_of(jobs: Sequence[_Job]) -> list[AdapterWeights | None]:
 def _rewards_of(job: _Job) -> RewardWeights:
     """What the adapter's policy maximises, if that is what is asked for, else the plain objective."""
     assert job.adapter is not None
+    rewards = job.adapter.rewards
+    own = "margin" if rewards.margin > 0 else "revenue" if rewards.revenue > 0 else "units"
+    if own == job.objective:
+        return rewards
     if job.objective == "units":
         raise PanelError(
-            "an adapter's policy prices for margin or revenue; for units load a forecast adapter or the base alone"
+            f"this adapter's policy prices for {own}; for units load a forecast adapter or the base alone, or adapt "
+            "with --margin 0 --units 1"
         )
-    rewards = job.adapter.rewards
-    if (rewards.margin > 0) == (job.objective == "margin"):
-        return rewards
     return RewardWeights() if job.objective == "margin" else RewardWeights(margin=0.0, revenue=1.0)
 
 

@@ -170,7 +170,14 @@ from pricing_fm.evaluation.off_policy.shop import (
     advance_prices,
     run_shop,
 )
-from pricing_fm.evaluation.off_policy.stock_test import StockTest, estimate_stock_relation, has_telling_stock
+from pricing_fm.evaluation.off_policy.stock_test import (
+    SpillOverTest,
+    StockTest,
+    estimate_spill_over,
+    estimate_stock_relation,
+    has_telling_neighbors,
+    has_telling_stock,
+)
 from pricing_fm.evaluation.off_policy.stocks import BaseStock, Deliveries, MarketStock, Stock, UnlimitedStock
 from pricing_fm.evaluation.off_policy.structured import (
     DecisionWeights,
@@ -274,6 +281,7 @@ __all__ = [
     "Situation",
     "StateModel",
     "Stock",
+    "SpillOverTest",
     "StockTest",
     "StructuredBounds",
     "StructuredSettings",
@@ -350,6 +358,7 @@ __all__ = [
     "estimate_per_decision_importance",
     "estimate_regret_risk",
     "estimate_segment_values",
+    "estimate_spill_over",
     "estimate_stock_relation",
     "estimate_structured",
     "estimate_switchback",
@@ -364,6 +373,7 @@ __all__ = [
     "fit_q_backward",
     "fit_q_stationary",
     "fit_state_model",
+    "has_telling_neighbors",
     "has_telling_stock",
     "judge_identification",
     "measure_agreement",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pricing_fm.evaluation.off_policy.contributions import NotIdentified, PolicyValue
-from pricing_fm.evaluation.off_policy.stock_test import StockTest
+from pricing_fm.evaluation.off_policy.stock_test import SpillOverTest, StockTest
 
 Value = TypeVar("Value", bound=PolicyValue)
 
@@ -21,6 +21,7 @@ class IdentificationRules:
         least_sample_size: Equally weighted unit-periods (or units, for trajectories) that the weights are worth.
         least_price_episodes: Distinct price episodes.
         stock_level: Level at which a relation of stock and unexplained demand counts as shown.
+        spill_level: Level at which demand that neighbours could not serve counts as shown to come to an item.
 
     Raises:
         ValueError: If a share or level is outside [0, 1].
@@ -31,9 +32,10 @@ class IdentificationRules:
     least_sample_size: float = 100.0
     least_price_episodes: int = 30
     stock_level: float = 0.05
+    spill_level: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("least_support_mass", "most_trimmed_mass", "stock_level"):
+        for name in ("least_support_mass", "most_trimmed_mass", "stock_level", "spill_level"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
 
@@ -44,6 +46,7 @@ def judge_identification(
     support_mass: float | None = None,
     price_episodes: int | None = None,
     stock_test: StockTest | None = None,
+    spill_test: SpillOverTest | None = None,
 ) -> Value | NotIdentified:
     """Return the value, or say why the log cannot give one.
 
@@ -53,6 +56,7 @@ def judge_identification(
         support_mass: Mean of `weights.compute_support_mass`; None = not judged.
         price_episodes: From `intervals.count_price_episodes`; None = not judged.
         stock_test: Of the demand model behind a structured value; None = not judged.
+        spill_test: Likewise.
 
     Returns:
         The value itself, or all reasons against it.
@@ -84,5 +88,11 @@ def judge_identification(
         reasons.append(
             f"there was {direction} stock in weeks when demand was higher than price and calendar explain (p ="
             f" {stock_test.p_value:.3f}): the buyer, or another item, knew something that the log does not hold"
+        )
+    # Demand that falls where neighbours run short is no spill-over, but no independence either.
+    if spill_test is not None and spill_test.p_value < rules.spill_level:
+        reasons.append(
+            f"an item sells {'more' if spill_test.statistic > 0 else 'less'} where its neighbours run short (p ="
+            f" {spill_test.p_value:.3f}): items cannot be valued one by one"
         )
     return NotIdentified(value.estimator, tuple(reasons)) if reasons else value

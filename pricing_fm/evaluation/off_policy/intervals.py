@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contributions, RefusalError
@@ -33,7 +34,7 @@ class BootstrapDraws:
     num_weeks: int
 
     def interval(self, level: float = 0.9) -> Interval:
-        """Percentile interval.
+        """Percentile interval, wider where there are few decision units or weeks (`widen_tail`).
 
         Args:
             level: Nominal coverage in (0, 1).
@@ -45,8 +46,30 @@ class BootstrapDraws:
             ValueError: If `level` is outside (0, 1).
         """
         _check_level(level)
-        lower, upper = np.quantile(self.replicates, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        groups = min(self.num_clusters, self.num_weeks) if self.num_weeks > 1 else self.num_clusters
+        tail = widen_tail((1.0 - level) / 2.0, groups)
+        lower, upper = np.quantile(self.replicates, [tail, 1.0 - tail])
         return Interval(self.value, float(lower), float(upper))
+
+
+def widen_tail(tail: float, groups: int) -> float:
+    """Share of bootstrap replicates to leave out on one side so that a mean of few groups is missed as often as asked.
+
+    Resampled means of n groups have too small a spread, by sqrt((n - 1) / n), and normal tails where Student's are due:
+    of 60 groups a plain percentile interval of 0.90 covers 0.89, of 10 it covers 0.84.
+
+    Args:
+        tail: Asked for, in (0, 0.5].
+        groups: Decision units (or weeks, if fewer) that are resampled, 2 or more.
+
+    Returns:
+        A smaller share.
+
+    References:
+        Hesterberg 2015, "What teachers should know about the bootstrap", The American Statistician 69(4) ("expanded
+        percentile interval").
+    """
+    return float(norm.cdf(np.sqrt(groups / (groups - 1.0)) * student.ppf(tail, groups - 1)))
 
 
 def bootstrap_value(

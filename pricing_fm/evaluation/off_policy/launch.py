@@ -35,7 +35,7 @@ from pricing_fm.evaluation.off_policy.selection import (
     estimate_regret_risk,
 )
 from pricing_fm.evaluation.off_policy.sensitivity import ValueBounds
-from pricing_fm.evaluation.off_policy.stock_test import StockTest
+from pricing_fm.evaluation.off_policy.stock_test import SpillOverTest, StockTest
 from pricing_fm.evaluation.off_policy.switchback import SwitchbackPlan, WeeklyVariation, plan_switchback
 from pricing_fm.metrics import Interval
 
@@ -92,7 +92,8 @@ class Candidate:
         sensitivity: Of the range.
         tail: Difference of the worst outcomes to the manager's, from `bootstrap_cvar_difference`. None = value not
             identified.
-        stock_test: Of the demand model behind a structured value; None = none could be run, which a launch tells.
+        stock_test, spill_test: Of the demand model behind a structured value; None = none could be run, which a launch
+            tells.
 
     Raises:
         ValueError: If a range or tail is missing beside a value, or ends are in the wrong order.
@@ -106,6 +107,7 @@ class Candidate:
     sensitivity: float = 1.5
     tail: Interval | None = None
     stock_test: StockTest | None = None
+    spill_test: SpillOverTest | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.value, PolicyValue) and (self.sensitivity_range is None or self.tail is None):
@@ -266,7 +268,12 @@ def _identify(candidate: Candidate, rules: IdentificationRules) -> PolicyValue |
     if isinstance(candidate.value, NotIdentified):
         return candidate.value
     return judge_identification(
-        candidate.value, rules, candidate.support_mass, candidate.price_episodes, candidate.stock_test
+        candidate.value,
+        rules,
+        candidate.support_mass,
+        candidate.price_episodes,
+        candidate.stock_test,
+        candidate.spill_test,
     )
 
 
@@ -317,6 +324,10 @@ def _describe_identification(candidate: Candidate, rules: IdentificationRules) -
         "no stock test could be run, as the log has no stock that moves: whether the buyer knew more of demand than the"
         " log holds was not looked at",
     )
+    alone = (
+        "whether items sell more where others run short was not looked at, as the log has no stock, no neighbours or"
+        " no shortages",
+    )
     return (
         f"the log supports {candidate.support_mass:.0%} of what the policy does; at least"
         f" {rules.least_support_mass:.0%} is needed",
@@ -325,6 +336,7 @@ def _describe_identification(candidate: Candidate, rules: IdentificationRules) -
         f"prices were decided {candidate.price_episodes} times; at least {rules.least_price_episodes} distinct price"
         " episodes are needed",
         *(untested if candidate.stock_test is None else ()),
+        *(alone if candidate.spill_test is None else ()),
     )
 
 

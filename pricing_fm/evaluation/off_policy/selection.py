@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pricing_fm.evaluation.off_policy.contributions import Contributions, RefusalError
-from pricing_fm.evaluation.off_policy.intervals import bootstrap_value, refuse_empty_replicates
+from pricing_fm.evaluation.off_policy.intervals import bootstrap_value, refuse_empty_replicates, widen_tail
 from pricing_fm.evaluation.off_policy.risk import compute_cvar
 from pricing_fm.metrics import Interval
 
@@ -29,8 +29,8 @@ class SimultaneousBounds:
         lower, upper: Bounds, currency, `(policies,)`.
         replicates: Joint bootstrap replicates, currency, `(replicates, policies)`.
         confidence: Probability with which all lower bounds hold; likewise the upper ones.
-        tail_share: Share of each policy's replicates below its lower bound: 1 - confidence for one policy, less for
-            several, (1 - confidence) / policies at the least.
+        tail_share: Probability with which one lower bound alone fails: 1 - confidence for one policy, less for several,
+            (1 - confidence) / policies at the least.
     """
 
     values: np.ndarray
@@ -52,7 +52,8 @@ def bound_simultaneously(
 
     In each joint replicate the policy is looked for whose difference lies lowest among its own replicates; bounds are
     cut where this worst rank falls short in `1 - confidence` of the replicates. Ranks take the place of studentised
-    deviations, so that every policy has the same share in the error and one policy alone has its usual percentile.
+    deviations, so that every policy has the same share in the error and one policy alone has its usual percentile;
+    few decision units or weeks widen all of them (`intervals.widen_tail`).
 
     Args:
         differences: Of each policy to the manager, from the same log.
@@ -80,10 +81,12 @@ def bound_simultaneously(
     drawn = _draw_jointly(differences, resample_weeks, replicates, seed)
     ranks = (np.argsort(np.argsort(drawn, axis=0, kind="stable"), axis=0) + 1.0) / (replicates + 1.0)
     below, above = (float(np.quantile(worst, 1.0 - confidence)) for worst in (ranks.min(1), 1.0 - ranks.max(1)))
+    ((units, weeks),) = shapes
+    groups = min(units, weeks) if resample_weeks and weeks > 1 else units
     return SimultaneousBounds(
         values=np.array([difference.value for difference in differences]),
-        lower=np.quantile(drawn, below, axis=0),
-        upper=np.quantile(drawn, 1.0 - above, axis=0),
+        lower=np.quantile(drawn, widen_tail(below, groups), axis=0),
+        upper=np.quantile(drawn, 1.0 - widen_tail(above, groups), axis=0),
         replicates=drawn,
         confidence=confidence,
         tail_share=below,
@@ -179,7 +182,8 @@ def bootstrap_cvar_difference(
     reach = shares.reshape(len(codes), -1).sum(axis=1)
     drawn = [compare(times) for times in counts.astype(np.float64) if times @ reach > 0.0]
     refuse_empty_replicates(1.0 - len(drawn) / replicates)
-    lower, upper = np.quantile(drawn, [1.0 - confidence, confidence])
+    tail = widen_tail(1.0 - confidence, units)
+    lower, upper = np.quantile(drawn, [tail, 1.0 - tail])
     return Interval(value, float(lower), float(upper))
 
 

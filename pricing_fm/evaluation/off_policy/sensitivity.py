@@ -15,7 +15,7 @@ from scipy.optimize import brentq, linprog
 from pricing_fm.evaluation.off_policy.censored_counts import compute_demand_residuals
 from pricing_fm.evaluation.off_policy.contributions import RefusalError
 from pricing_fm.evaluation.off_policy.demand_model import FittedDemand
-from pricing_fm.evaluation.off_policy.intervals import refuse_empty_replicates
+from pricing_fm.evaluation.off_policy.intervals import refuse_empty_replicates, widen_tail
 from pricing_fm.evaluation.off_policy.shop import PricePolicy, Shop, run_shop
 
 SENSITIVITIES = (1.0, 1.5, 2.0)
@@ -160,7 +160,8 @@ def bootstrap_bounds(
             ends += list(zip(*_bound_replicates(values, weights, times[some]), strict=True))
     refuse_empty_replicates(1.0 - len(ends) / replicates)
     lowers, uppers = np.array(ends).T
-    return ValueBounds(float(np.quantile(lowers, (1.0 - level) / 2.0)), float(np.quantile(uppers, (1.0 + level) / 2.0)))
+    tail = widen_tail((1.0 - level) / 2.0, min(int(code.max()) + 1 for code in codes))
+    return ValueBounds(float(np.quantile(lowers, tail)), float(np.quantile(uppers, 1.0 - tail)))
 
 
 def bound_balanced(

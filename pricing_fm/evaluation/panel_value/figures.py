@@ -162,7 +162,7 @@ def plot_estimators(table: pd.DataFrame) -> Figure:
     axes.set_ylim(len(policies) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("gain over today's prices; line = 90 % interval")
-    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(estimators))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _clean(axes, "x")
     return figure
 

@@ -1,6 +1,7 @@
 """All that is found out about one policy: value, gain over the manager, and every reason to doubt them."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,16 @@ from pricing_fm.evaluation.off_policy import (
     NotIdentified,
     PolicyValue,
     RefusalError,
+    SpillOverTest,
     StockTest,
     ValueBounds,
     bootstrap_cvar_difference,
     bootstrap_value,
     compute_downside_probability,
+    estimate_spill_over,
     estimate_stock_relation,
     estimate_t_interval,
+    has_telling_neighbors,
     has_telling_stock,
     subtract_contributions,
 )
@@ -45,6 +49,8 @@ from pricing_fm.evaluation.panel_value.valuation import (
 )
 from pricing_fm.metrics import Interval, SegmentParity
 
+Test = TypeVar("Test", StockTest, SpillOverTest)
+
 LEVEL = 0.9
 RULE_SENSITIVITY = 1.5
 TAIL_LEVEL = 0.1
@@ -63,6 +69,8 @@ class ManagerFindings:
         parity: Price level of each segment; None = no segments.
         stock_test: Of the category in which stock and unexplained demand move together most; None = none was run.
         stock_untested: Categories in which stock does not move, so that no test could be run.
+        spill_test: Of the category in which neighbours' shortages lift demand most surely; None = none was run.
+        spill_untested: Categories in which shortages do not change in two places or more.
     """
 
     path: PathValue
@@ -73,6 +81,8 @@ class ManagerFindings:
     parity: SegmentParity | None
     stock_test: StockTest | None
     stock_untested: tuple[str, ...]
+    spill_test: SpillOverTest | None
+    spill_untested: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class PolicyFindings:
         parity: Price level of each segment; None = no segments.
         model_alone: Gain by the demand model without the weights.
         value, gain: By the structured estimator; None = the policy charges none of the logged prices.
+        gain_by_student: The same gain with Student's interval, which resamples nothing; None likewise.
+        least_sample: Category for which the log is worth least, and what it is worth there; None likewise.
         weighted_log: Value by the weighted log alone; None likewise, both ends not a number = the weight rests on too
             few decision units or weeks for an interval.
         gain_by_category, gain_by_segment, gain_at_costs: Gains with intervals.
@@ -108,6 +120,8 @@ class PolicyFindings:
     model_alone: Interval | None = None
     value: Interval | None = None
     gain: Interval | None = None
+    gain_by_student: Interval | None = None
+    least_sample: tuple[str, float] | None = None
     weighted_log: Interval | None = None
     gain_by_category: dict[str, Interval] | None = None
     gain_by_segment: dict[str, Interval] | None = None
@@ -144,6 +158,12 @@ def value_manager(bench: Bench, unit_costs: np.ndarray, other_costs: dict[float,
         parity=measure_price_parity(bench, weeks.prices),
         stock_test=examine_stock(bench),
         stock_untested=tuple(part.category for part in bench.demands if not has_telling_stock(part.demand)),
+        spill_test=examine_spill_over(bench),
+        spill_untested=tuple(
+            part.category
+            for part in bench.demands
+            if not has_telling_neighbors(part.demand, weeks.locations[part.items])
+        ),
     )
 
 
@@ -217,10 +237,15 @@ def _judge_identified(
             sensitivity=RULE_SENSITIVITY,
             tail=tail,
             stock_test=manager.stock_test,
+            spill_test=manager.spill_test,
         ),
         changes=describe_changes(bench, prices, path.units, manager.path.units),
         value=_interval(bench, path.value.contributions),
         gain=_gain(bench, path.value, manager.path.value),
+        gain_by_student=_student_interval(
+            subtract_contributions(path.value.contributions, manager.path.value.contributions), periods
+        ),
+        least_sample=_find_least_sample(path),
         weighted_log=_student_interval(value_log(bench.weeks, unit_costs, path.ratios).contributions),
         gain_by_category={
             label: _gain(bench, found, manager.path.by_category[label]) for label, found in path.by_category.items()
@@ -242,6 +267,13 @@ def _judge_identified(
         tail=tail,
         downside=compute_downside_probability(path.returns - manager.path.returns, 0.0),
     )
+
+
+def _find_least_sample(path: PathValue) -> tuple[str, float]:
+    """Demand is corrected category by category, so that each needs weight of its own."""
+    sizes = {label: found.effective_sample_size for label, found in path.by_category.items()}
+    label = min(sizes, key=lambda one: sizes[one])
+    return label, sizes[label]
 
 
 def _shift(ranges: dict[float, ValueBounds], amount: float) -> dict[float, ValueBounds]:
@@ -270,11 +302,30 @@ def examine_stock(bench: Bench) -> StockTest | None:
         The test with the smallest p-value, times the number of categories tested; None without stock that moves.
     """
     # Periods without stock take no part in the test; they are no reason to leave out the item's others.
-    tests = [estimate_stock_relation(part.demand) for part in bench.demands if has_telling_stock(part.demand)]
+    return _find_surest(
+        [estimate_stock_relation(part.demand) for part in bench.demands if has_telling_stock(part.demand)]
+    )
+
+
+def examine_spill_over(bench: Bench) -> SpillOverTest | None:
+    """Whether items of a category sell more where others of the same place run short.
+
+    Args:
+        bench: What policies are judged with.
+
+    Returns:
+        The test with the smallest p-value, times the number of categories tested; None where no shortages change.
+    """
+    places = [(part.demand, bench.weeks.locations[part.items]) for part in bench.demands]
+    return _find_surest([estimate_spill_over(*pair) for pair in places if has_telling_neighbors(*pair)])
+
+
+def _find_surest(tests: list[Test]) -> Test | None:
+    """The test that rejects most surely, corrected for their number (Bonferroni)."""
     if not tests:
         return None
-    worst = min(tests, key=lambda test: test.p_value)
-    return replace(worst, p_value=min(1.0, worst.p_value * len(tests)))
+    surest = min(tests, key=lambda test: test.p_value)
+    return replace(surest, p_value=min(1.0, surest.p_value * len(tests)))
 
 
 def _segments(bench: Bench) -> list[str]:
@@ -297,12 +348,15 @@ def _interval(bench: Bench, contributions: Contributions) -> Interval:
     return Interval(drawn.value / length, drawn.lower / length, drawn.upper / length)
 
 
-def _student_interval(contributions: Contributions) -> Interval:
-    """The check that does not resample; ends are not a number where it refuses."""
+def _student_interval(contributions: Contributions, periods: int = 1) -> Interval:
+    """The check that does not resample, over periods; ends are not a number where it refuses or has one unit only."""
+    if contributions.num_clusters < 2:
+        return _without_ends(contributions.value / periods)
     try:
-        return estimate_t_interval(contributions, LEVEL)
+        found = estimate_t_interval(contributions, LEVEL)
     except RefusalError:  # few of the policy's prices were charged: part of what is found
-        return _without_ends(contributions.value)
+        return _without_ends(contributions.value / periods)
+    return Interval(*(end / periods for end in (found.value, found.lower, found.upper)))
 
 
 def _without_ends(value: float) -> Interval:

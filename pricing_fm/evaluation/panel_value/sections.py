@@ -217,6 +217,7 @@ def _show_support(found: PanelValueEvaluation) -> Section:
         cells = (
             *(f"{policy.support.tried_by_item:.0%}", f"{policy.support.usual:.0%}", f"{policy.support.same_price:.0%}"),
             "–" if weight is None else f"{weight.effective_sample_size:,.0f}",
+            "–" if policy.least_sample is None else f"{policy.least_sample[1]:,.0f} ({policy.least_sample[0]})",
             "–" if weight is None else f"{weight.trimmed_mass:.0%}",
         )
         lines.append(TableRow((Cell(figures.name_policy(policy.name)), *map(Cell, cells)), policy.name in OURS))
@@ -225,6 +226,7 @@ def _show_support(found: PanelValueEvaluation) -> Section:
         "usual in such a week",
         "charged in that week",
         "log is worth (item-weeks)",
+        "least in a category",
         "trimmed",
     )
     notes = []
@@ -307,7 +309,12 @@ def _show_costs(
 def _show_other_views(found: PanelValueEvaluation, manager: ManagerFindings, known: list[PolicyFindings]) -> Section:
     own, rows, lines = manager.value.value, [], []
     for policy in known:
-        for name, gain in (("headline (both)", policy.gain), ("demand model alone", policy.model_alone)):
+        views = (
+            ("headline (both)", policy.gain),
+            ("the same, Student's interval", policy.gain_by_student),
+            ("demand model alone", policy.model_alone),
+        )
+        for name, gain in views:
             if gain is not None:
                 share = take_share(gain, own)
                 rows.append({"policy": policy.name, "estimator": name, "share": share.value, "lower": share.lower,
@@ -374,6 +381,11 @@ def _show_notes(found: PanelValueEvaluation) -> Section:
         notes.append(
             f"No stock test could be run in {', '.join(found.manager.stock_untested)}, where stock does not move or is"
             " not recorded: whether the buyer knew more of demand there than the log holds was not looked at."
+        )
+    if found.manager is not None and found.manager.spill_untested and weeks.has_stock:
+        notes.append(
+            f"Whether customers who find an item sold out buy its neighbour could not be tested in"
+            f" {', '.join(found.manager.spill_untested)}: shortages have to change in two places at least."
         )
     if elasticities:
         notes.append(f"Demand moves by this percentage when a price moves by one percent: {elasticities}.")

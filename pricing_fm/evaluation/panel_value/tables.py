@@ -153,7 +153,8 @@ def _describe_policy(found: PanelValueEvaluation, policy: PolicyFindings) -> dic
     line: dict[str, object] = {"policy": policy.name, "verdict": str(verdict.verdict)}
     for name, ends in (
         *(("value", policy.value), ("gain", policy.gain), ("gain_model_alone", policy.model_alone)),
-        *(("value_weighted_log", policy.weighted_log), ("cvar_difference", policy.tail)),
+        *(("gain_student", policy.gain_by_student), ("value_weighted_log", policy.weighted_log)),
+        ("cvar_difference", policy.tail),
     ):
         if ends is not None:
             line |= {name: ends.value, f"{name}_lower": ends.lower, f"{name}_upper": ends.upper}

@@ -37,6 +37,7 @@ class ValuedWeeks:
         clusters: Decision unit (product x price zone) of each item, int codes, `(N,)`.
         categories, segments: Labels, `(N,)`.
         segment_name: What the segments are.
+        locations: Where an item is sold, labels, `(N,)`; all the same where the panel names no places.
         log_memory: Log of the price that customers remember before the first valued period, `(N,)`.
         chain_wide: Share of the variation of prices that all items of a product share; NaN where no price moved.
         num_left_out: Items of the panel that are not valued.
@@ -59,6 +60,7 @@ class ValuedWeeks:
     categories: np.ndarray
     segments: np.ndarray
     segment_name: str
+    locations: np.ndarray
     log_memory: np.ndarray
     chain_wide: float
     num_left_out: int
@@ -139,6 +141,7 @@ def read_valued_weeks(panel: Panel, origin: pd.Timestamp, arguments: ValueArgume
         categories=np.asarray(decisions.categories).astype(str),
         segments=segments,
         segment_name=segment_name,
+        locations=_read_locations(cut, table.item_ids),
         log_memory=_remember(recorded[:, :first], arguments.price_persistence),
         chain_wide=_measure_chain_wide(recorded, np.asarray(decisions.products)),
         num_left_out=len(panel.item_ids) - len(table.item_ids),
@@ -280,6 +283,13 @@ def _read_clusters(panel: Panel, decisions: DecisionLog) -> np.ndarray:
     if names.PRICE_ZONE in panel.frame:
         return decisions.clusters
     return np.asarray(pd.factorize(np.asarray(decisions.products), sort=True)[0])
+
+
+def _read_locations(panel: Panel, item_ids: np.ndarray) -> np.ndarray:
+    if names.LOCATION_ID not in panel.frame:
+        return np.full(len(item_ids), "everywhere")
+    places = panel.frame.groupby(names.ITEM_ID, observed=True)[names.LOCATION_ID].first()
+    return np.asarray(places.reindex(item_ids).astype(str))
 
 
 def _measure_chain_wide(prices: np.ndarray, products: np.ndarray) -> float:
