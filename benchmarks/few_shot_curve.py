@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pricing_fm.adapters import LoraArguments, adapter_parameters, add_adapter, load_adapter, read_pooling
+from pricing_fm.adapters.stack import from_adapter, repeat
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
@@ -61,8 +62,8 @@ from pricing_fm.policy import load_base
 from pricing_fm.results import DataSource, build_results, write_results
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
 from pricing_fm.training.inner_loop import adapt_task
+from pricing_fm.training.learned_steps import RATES_FILE, read_rates
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.stacked_updates import from_adapter, repeat
 
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
@@ -197,7 +198,7 @@ def build_strategies(
     for given in arguments.starts:
         name, _, folders = given.partition("=")
         for seed, folder in enumerate(folders.split(",")):
-            update, rates = read_start(bench.model, Path(folder), fingerprint, rate)
+            update, rates = read_start(bench.model, Path(folder), fingerprint)
             rule, still = read_pooling(Path(folder)), no_adaptation(update)
             moved = gradient_adaptation(bench, Start(update, rates, steps, False))
             early = gradient_adaptation(bench, Start(update, rates, steps, True))
@@ -255,14 +256,16 @@ def fresh_update(model: PricingFMForPolicy, seed: int) -> dict[str, torch.Tensor
 
 
 def read_start(
-    model: PricingFMForPolicy, folder: Path, fingerprint: str, rate: float
+    model: PricingFMForPolicy, folder: Path, fingerprint: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Update and learning rates of a meta-trained adapter."""
     network = load_adapter(copy.deepcopy(model), "one", folder, fingerprint)
     found = from_adapter(adapter_parameters(network, "one"))
     update = {name: tensor for name, tensor in found.items() if not name.startswith(DECISION_HEAD)}
-    saved = json.loads((folder / "inner_rates.json").read_text())
-    return update, {name: torch.tensor(saved[name]) for name in update}
+    saved = read_rates(folder)
+    if saved is None:
+        raise SystemExit(f"{folder} has no {RATES_FILE}: --starts are adapters of recipes/meta_train.py")
+    return update, {name: torch.tensor(saved.rates[name]) for name in update}
 
 
 def measure(

@@ -7,6 +7,7 @@ Example: python recipes/adapt.py --base outputs/base --panel data/frat/panel.par
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +42,16 @@ from pricing_fm.policy.profile import category_elasticities, category_profile
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
-from pricing_fm.training.adapt import AdaptArguments, AdaptationResult, AdaptOptimArguments, adapt, visible_panel
+from pricing_fm.training.adapt import (
+    AdaptArguments,
+    AdaptationResult,
+    AdaptOptimArguments,
+    adapt,
+    visible_panel,
+)
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
+from pricing_fm.training.learned_decisions import DecisionStart, read_decision_start, take_learned_decisions
+from pricing_fm.training.learned_steps import InnerRates, read_rates, take_learned_steps
 from pricing_fm.training.policy_learning import PolicyArguments
 
 ALL = "all"  # one adapter for every category of the panel
@@ -67,6 +76,13 @@ class SourceArguments:
         metadata={
             "help": "Folder or repository of an adapter to start from (recipes/meta_train.py); it sets the rank, and "
             "pools what the category's items say of their elasticities if it has learned how."
+        },
+    )
+    use_learned_rates: bool = field(
+        default=True,
+        metadata={
+            "help": "Take the steps that the initial adapter has learned, of either side, if it has (weekly panels; "
+            "options of the ordinary steps have no say in them and are refused)."
         },
     )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
@@ -102,7 +118,14 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         if initial is not None:
             pool_elasticities(network, slug, model, processor, panel, initial)
 
-    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool)
+    learned = learned_rates(source, how, initial)
+    decided = learned_decisions(source, how, policy, initial)
+    policy = policy if decided is None else replace(policy, discount=decided.steps.discount)
+
+    parts, share = (network, slug, model, processor, panel), policy.assumed_cost_share
+    demand = None if learned is None else partial(take_learned_steps, *parts, learned, how.holdout_share)
+    decide = None if decided is None else partial(take_learned_decisions, *parts, decided, rewards, share)
+    result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, demand, decide)
     folder = save_adapter(
         network,
         slug,
@@ -130,6 +153,47 @@ def start_adapter(
     network = load_adapter(model, slug, download(initial).folder, fingerprint)
     train_only(network, [slug])
     return network
+
+
+def learned_rates(source: SourceArguments, how: AdaptArguments, initial: Path | None) -> InnerRates | None:
+    """Rates and steps of the start, None if ordinary steps are taken; says so if that is because it has none."""
+    if initial is None or not source.use_learned_rates or how.objective == "policy":
+        return None
+    found = read_rates(initial)
+    if found is None or found.steps is None:
+        print(f"{source.initial_adapter} carries no learned rates: ordinary steps (--demand_steps, --learning_rate)")
+        return None
+    unheard = ("demand_steps", "window_length", "strength", "loss_bend", "volume_exponent", "shift_calendar")
+    refuse_unheard(source, found.steps, unheard, how, AdaptArguments())
+    print(f"{source.initial_adapter}: up to {found.steps} steps at learned rates")
+    return found
+
+
+def learned_decisions(
+    source: SourceArguments, how: AdaptArguments, policy: PolicyArguments, initial: Path | None
+) -> DecisionStart | None:
+    """Steps of the decision side that the start has learned; None if ordinary ones are taken."""
+    if initial is None or not source.use_learned_rates or how.objective == "forecast":
+        return None
+    found = read_decision_start(initial)
+    if found is None:
+        return None
+    steps = found.steps.value_steps + found.steps.policy_steps
+    refuse_unheard(source, steps, ("policy_steps",), how, AdaptArguments())
+    unheard = ("algorithm", "discount", "horizon", "expectile", "inverse_temperature")
+    refuse_unheard(source, steps, unheard, policy, PolicyArguments())
+    print(f"{source.initial_adapter}: {steps} steps of values and policy at learned rates")
+    return found
+
+
+def refuse_unheard(source: SourceArguments, steps: int, keys: Sequence[str], given: Any, plain: Any) -> None:
+    """Keys that were changed and would change nothing in steps that a start prescribes."""
+    changed = [f"--{key}" for key in keys if vars(given)[key] != vars(plain)[key]]
+    if changed:
+        raise SystemExit(
+            f"{', '.join(changed)}: {source.initial_adapter} prescribes {steps} steps at learned rates, in which these "
+            "have no say; leave them out, or take ordinary steps with --use_learned_rates false"
+        )
 
 
 def pool_elasticities(
@@ -193,8 +257,8 @@ def save_rest(
     write_results(folder, build_results("adapt", [DataSource(full.name, full.fingerprint())], rows))
     write_manifest(folder, "adapter", fingerprint)
     write_card(folder, CardText(title=folder.name))
-    chosen = f"{result.demand_steps} of at most {how.demand_steps} demand steps"
-    print(f"{folder}: {chosen}, {result.trained_parameters:,} parameters, {result.seconds:.1f} s")
+    steps, size = result.demand_steps, result.trained_parameters
+    print(f"{folder}: {steps} demand steps, {size:,} parameters, {result.seconds:.1f} s")
 
 
 def count_support(visible: Panel, processor: PricingFMProcessor, category: str | None) -> CategorySupport:

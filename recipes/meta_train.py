@@ -1,5 +1,8 @@
 """Meta-train where the adapters of new categories start: FOMAML, Reptile, one joint adapter, or pooling alone.
 
+Two strategies learn decisions instead: `offline_rl`, jointly over all categories with an adapter of each in place (a
+base with policy and value heads), and `macaw`, where policy and values start on such a base (recipes/meta_policy.py).
+
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
 (what the planned prices would have earned judges). These know their elasticities, and teach how far to believe what the
 items of a category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is,
@@ -9,14 +12,10 @@ Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base m
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from pricing_fm.adapters import (
@@ -27,10 +26,10 @@ from pricing_fm.adapters import (
     save_pooling,
     write_pooling,
 )
-from pricing_fm.artifact import write_manifest
-from pricing_fm.cards import CardText, write_card
+from pricing_fm.adapters.stack import base_name
 from pricing_fm.evaluation.few_shot_markets import (
     FewShotMarketArguments,
+    add_costs,
     add_grid,
     build_decision_store,
     decision_categories,
@@ -39,14 +38,13 @@ from pricing_fm.evaluation.few_shot_markets import (
     held_elasticities,
     simulate_categories,
 )
-from pricing_fm.guardrails import Guardrails
 from pricing_fm.hub import download
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import build_store, load_panel
-from pricing_fm.policy import CategorySupport, load_base, write_ladder
-from pricing_fm.recipe import read_recipe, save_recipe
-from pricing_fm.results import DataSource, ResultRow, build_results, write_results
+from pricing_fm.policy import load_base
+from pricing_fm.recipe import read_recipe
+from pricing_fm.results import DataSource
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.few_shot_tasks import (
     FewShotTask,
@@ -55,14 +53,17 @@ from pricing_fm.training.few_shot_tasks import (
     concatenate_tasks,
     find_categories,
 )
-from pricing_fm.training.meta import MetaArguments
+from pricing_fm.training.learned_steps import InnerRates, write_rates
+from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments
 from pricing_fm.training.meta_run import MetaResult, meta_train
+from pricing_fm.training.policy_inner_loop import DecisionSteps
+from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult
 from pricing_fm.training.pooling import fit_rule
 from pricing_fm.training.processes import start_accelerator
-from pricing_fm.training.stacked_updates import base_name
+from recipes.meta_artifacts import measured, report, save_start
+from recipes.meta_policy import BaseParts, learn_decisions
 
 NAME = "initial"
-RATES_FILE = "inner_rates.json"
 DECISION_HEAD = "decision_head"
 
 
@@ -78,6 +79,13 @@ class SourceArguments:
         default=(), metadata={"help": "Schema of each panel; none = their columns bear panel names."}
     )
     origins_per_category: int = field(default=4, metadata={"help": "Origins drawn in every category of a panel."})
+    demand_start: str | None = field(
+        default=None,
+        metadata={"help": "offline_rl, macaw: adapter whose demand sides decisions are built on; default: the base's."},
+    )
+    assumed_cost_share: float | None = field(
+        default=None, metadata={"help": "offline_rl, macaw: unit cost / reference price where none is known."}
+    )
     validation_share: float = field(default=0.2, metadata={"help": "Share of the categories that choose the step."})
 
     def __post_init__(self) -> None:
@@ -89,13 +97,15 @@ class SourceArguments:
             raise ValueError(f"--validation_share must be in (0, 0.5], found {self.validation_share}")
 
 
-def main(argv: Sequence[str] | None = None) -> MetaResult:
+def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | PolicyMetaResult:
     kinds = (
-        SourceArguments, TaskArguments, FewShotMarketArguments, MetaArguments, LoraArguments, OptimArguments,
-        LoopArguments, OutputArguments,
+        SourceArguments, TaskArguments, FewShotMarketArguments, MetaArguments, DecisionSteps, RewardWeights,
+        LoraArguments, OptimArguments, LoopArguments, OutputArguments,
     )  # fmt: skip
     arguments = read_recipe(kinds, argv, description=__doc__)
-    source, tasks, market, meta, lora, optim, loop, output = arguments
+    source, tasks, market, meta, _, _, lora, optim, loop, output = arguments
+    if source.demand_start is not None and meta.strategy not in DECISION_STRATEGIES:
+        raise SystemExit(f"--demand_start is for {' and '.join(DECISION_STRATEGIES)}; --strategy is {meta.strategy}")
     accelerator = start_accelerator(loop, output)
     set_seed(loop.seed)
     origin = download(source.base)
@@ -103,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> MetaResult:
     data, found, true = read_tasks(source, tasks, market, model, processor)
     if true is None and meta.strategy == "pooling":
         raise SystemExit("--strategy pooling needs categories whose elasticities are known; leave --panels out")
+    if meta.strategy in DECISION_STRATEGIES:
+        base = BaseParts(model, processor, fingerprint, origin)
+        return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)
     network = add_adapter(copy.deepcopy(model), NAME, lora, seed=loop.seed)
     begin = {base_name(key): tensor for key, tensor in adapter_parameters(network, NAME).items()}
     begin = {name: tensor for name, tensor in begin.items() if not name.startswith(DECISION_HEAD)}
@@ -121,9 +134,13 @@ def main(argv: Sequence[str] | None = None) -> MetaResult:
         folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
         if rule is not None:
             save_pooling(rule, folder)
-        save_rest(folder, processor, fingerprint, data, arguments, result)
+        were_learned = meta.strategy == "fomaml" and meta.learns_rates
+        rates = {name: float(rate) for name, rate in result.rates.items()}
+        write_rates(folder, InnerRates(rates, meta.inner_steps if were_learned else None))
+        results = measured(data, result.losses, result.training, loop.seed)
+        save_start(folder, processor, fingerprint, arguments, results)
     accelerator.wait_for_everyone()
-    report(accelerator, result)
+    report(accelerator, result.losses, result.training)
     return result
 
 
@@ -175,54 +192,8 @@ def simulated_tasks(
     found = {}
     for weeks in tasks.weeks:
         task = build_task(store, categories, processor, weeks, tasks, patch)
-        found[weeks] = replace(task, query=add_grid(task.query, truth, regret))
+        found[weeks] = replace(task, query=add_grid(add_costs(task.query, truth), truth, regret))
     return [DataSource(store.name, store.fingerprint)], found, held_elasticities(logs, market.decision_weeks)
-
-
-def save_rest(
-    folder: Path,
-    processor: PricingFMProcessor,
-    fingerprint: str,
-    data: list[DataSource],
-    arguments: Sequence[Any],
-    result: MetaResult,
-) -> None:
-    """Everything of the artifact beside the PEFT files, rates and an empty ladder among it."""
-    loop = arguments[6]
-    processor.to_json_file(folder / "preprocessor_config.json")
-    rates = {name: float(rate) for name, rate in result.rates.items()}
-    (folder / RATES_FILE).write_text(json.dumps(rates, indent=1) + "\n")
-    nothing = [[0] * processor.num_rungs for _ in range(2)]
-    support = CategorySupport(
-        None, processor.ladder_start, processor.ladder_step, processor.num_rungs, nothing, nothing
-    )
-    write_ladder(folder, support, False, RewardWeights(), 0.98, 0.0)
-    (folder / "guardrails.json").write_text(json.dumps(Guardrails().as_dict(), indent=1) + "\n")
-    save_recipe(folder, arguments)
-    write_results(folder, build_results("meta_train", data, measured_rows(data, result, loop.seed)))
-    write_manifest(folder, "adapter", fingerprint)
-    write_card(folder, CardText(title=folder.name))
-
-
-def measured_rows(data: list[DataSource], result: MetaResult, seed: int) -> list[ResultRow]:
-    """Query losses on the validation categories, by number of visible weeks."""
-    task = "+".join(source.name for source in data)
-    seconds = None if result.training is None else result.training.seconds
-    return [
-        ResultRow("query_loss", loss, model, task, split="validation", k=weeks, seed=seed, train_s=seconds)
-        for model, by_weeks in result.losses.items()
-        for weeks, loss in by_weeks.items()
-    ]
-
-
-def report(accelerator: Accelerator, result: MetaResult) -> None:
-    """One line per number of visible weeks."""
-    if result.training is not None:
-        accelerator.print(f"step {result.training.best_step} of {result.training.steps}")
-    accelerator.print("query loss on validation categories")
-    for weeks in result.losses["base"]:
-        shown = ", ".join(f"{name} {by_weeks[weeks]:.4f}" for name, by_weeks in result.losses.items())
-        accelerator.print(f"k = {weeks}: {shown}")
 
 
 if __name__ == "__main__":

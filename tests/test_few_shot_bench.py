@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pricing_fm.adapters.stack import repeat
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
@@ -30,6 +31,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     DecisionTruth,
     FewShotMarketArguments,
+    add_costs,
     add_grid,
     build_decision_store,
     build_training_store,
@@ -41,17 +43,19 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
+from pricing_fm.evaluation.few_shot_policies import dialled_prices, policy_prices
 from pricing_fm.evaluation.few_shot_posterior import build_prior, informed_prices
 from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
 from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log
 from pricing_fm.metrics.bootstrap import interquartile_mean
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.names import CHANNEL_INDEX
+from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.training import inner_loop
+from pricing_fm.training.decision_tasks import read_decisions
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
 from pricing_fm.training.inner_loop import query_losses
 from pricing_fm.training.pooling import fit_rule, read_elasticities
-from pricing_fm.training.stacked_updates import repeat
 from tests.test_inner_loop import OPTIM, SCALING, demand_start
 
 ARGUMENTS = FewShotMarketArguments(test_categories=5, logged_weeks=20, decision_weeks=3, stocked_share=0.0)
@@ -141,6 +145,47 @@ def test_known_regrets_are_those_of_the_grid_and_judge_the_softened_plan(bench: 
     # Regret is what the plan leaves of the gap; a soft plan does not take one price.
     np.testing.assert_allclose(losses.numpy()[kept], (held - shares)[kept], atol=0.01)
     assert not torch.allclose(soft, losses, atol=0.01)
+
+
+def test_a_decision_knows_its_costs_even_where_no_week_is_visible(bench: FewShotBench) -> None:
+    plain = bench.tasks[0].query
+    assert torch.isnan(plain["unit_costs"]).all()
+    known = add_costs(plain, bench.truth)
+    assert known["unit_costs"].shape == plain["unit_costs"].shape
+    assert known["unit_costs"][1, 2, 0] == pytest.approx(bench.truth.costs[8 + 2])
+    share = known["decision_features"][..., 6] * known["reference_price"][..., None]
+    torch.testing.assert_close(share, known["unit_costs"])
+    assert (known["decision_features"][..., 7] == 1).all()
+    assert (plain["decision_features"][..., 7] == 0).all()
+    visible = bench.tasks[4].query
+    torch.testing.assert_close(add_costs(visible, bench.truth)["unit_costs"], visible["unit_costs"], rtol=0.1, atol=0.1)
+
+
+def test_a_policys_price_is_its_likeliest_rung_and_the_dial_goes_from_it_to_the_best_value(
+    bench: FewShotBench, tiny_processor
+) -> None:
+    query = add_costs(bench.tasks[4].query, bench.truth)
+    task = replace(bench.tasks[4], query=query)
+    decisions = read_decisions(bench.model, tiny_processor, task, {}, SCALING, RewardWeights()).query
+    head = bench.model.decision_head.policy_head.head_out
+    head.weight.zero_()
+    head.bias.zero_()
+    head.bias[0], head.bias[1 + 25] = 9.0, 9.0  # change, to rung 25
+    prices = policy_prices(bench.model, {}, decisions, tiny_processor, bench.truth, SCALING)
+    rungs = tiny_processor.rung_prices(decisions["reference_price"].flatten().double().numpy())
+    rows = (np.arange(12) < np.bincount(bench.truth.categories)[:, None]).ravel()
+    np.testing.assert_allclose(prices, rungs[rows, 25])
+
+    def dialled(aggressiveness: float) -> np.ndarray:
+        return dialled_prices(
+            bench.model, {}, query, decisions, tiny_processor, bench.truth, SCALING, 0.98, aggressiveness, 0.0
+        )
+
+    np.testing.assert_allclose(dialled(0.0), prices)
+    best = dialled(1e9)
+    assert not np.allclose(best, prices)
+    head.bias[1 + 25], head.bias[1 + 3] = 0.0, 9.0  # what the policy would rather do no longer matters
+    np.testing.assert_allclose(dialled(1e9), best)
 
 
 def test_every_strategy_is_another_one_and_none_moves_without_visible_weeks(bench: FewShotBench) -> None:

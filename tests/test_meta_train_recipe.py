@@ -1,18 +1,31 @@
 """`recipes/meta_train.py` from a base to an adapter that loads, that adaptations start from; resumed runs are equal."""
 
+import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pricing_fm.adapters import adapter_parameters, adapter_scaling, load_adapter
+from pricing_fm.adapters.stack import base_name, from_adapter, repeat
 from pricing_fm.artifact import verify_artifact
 from pricing_fm.errors import ArtifactError
-from pricing_fm.panel import Panel
-from pricing_fm.policy import PricingPolicy
+from pricing_fm.evaluation.few_shot import FewShotBench, Start, gradient_adaptation
+from pricing_fm.objectives.reward import RewardWeights
+from pricing_fm.panel import Panel, build_store, load_panel
+from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import read_results
+from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories, last_week
+from pricing_fm.training.learned_decisions import ADVANTAGE_FILE, STEPS_FILE, read_decision_start
+from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates, task_of
+from pricing_fm.training.meta_run import INNER_OPTIM
+from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, adapt_decisions, fix_action_values
 from recipes import adapt, meta_train
 from tests.policy_artifacts import base_hash, quick_collections, write_base
 
@@ -74,8 +87,10 @@ def test_the_artifact_is_sealed_says_what_was_measured_and_leaves_the_base(place
     by_model = {(row.model, row.k): row.value for row in rows}
     assert by_model["start", 4] != by_model["base", 4] != by_model["adapted", 4]
     assert by_model["start", 0] == by_model["adapted", 0]
-    rates = json.loads((simulated / meta_train.RATES_FILE).read_text())
-    assert len(set(rates.values())) > 1
+    rates = read_rates(simulated)
+    assert rates is not None
+    assert rates.steps == 2
+    assert len(set(rates.rates.values())) > 1
     write_base(place / "again")
     assert base_hash(place / "base") == base_hash(place / "again")
 
@@ -130,6 +145,153 @@ def test_an_adaptation_starts_from_it(place: Path, simulated: Path) -> None:
     assert all(torch.equal(found["started"][name], start[name]) for name in demand)
     assert any(not torch.equal(found["plain"][name], start[name]) for name in demand)
     assert any(not torch.equal(found["started"][name], start[name]) for name in start if "decision_head" in name)
+
+
+def decided_until(panel: Panel) -> str:
+    """First week whose prices nobody has decided."""
+    drawn = panel.frame[panel.frame["price_is_intervention"] > 0]
+    return str(drawn["timestamp"].min().date())
+
+
+def adapt_words(place: Path, name: str) -> list[str]:
+    return [
+        *("--base", str(place / "base"), "--panel", str(place / "sales.parquet"), "--output_dir", str(place / name)),
+        *("--schema", str(place / "schema.yaml"), "--weeks", "12", "--tracker", "none", "--objective", "forecast"),
+    ]
+
+
+def test_an_adaptation_takes_the_learned_steps_as_the_bench_takes_them(
+    place: Path, simulated: Path, tiny_panel: Panel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weeks before and after the visible ones are there for the bench, and change nothing."""
+    category, end = tiny_panel.categories[0], tiny_panel.frequency.step(tiny_panel.last_observed, -4)
+    words = [*adapt_words(place, "learned"), "--category", category, "--support_end", str(end.date())]
+    result = adapt.main([*words, "--initial_adapter", str(simulated)])
+    assert "up to 2 steps at learned rates" in capsys.readouterr().out
+
+    model, processor, fingerprint = load_base(place / "base")
+    network = load_adapter(copy.deepcopy(model), "one", simulated, fingerprint)
+    update = from_adapter(adapter_parameters(network, "one"))
+    update = {name: tensor for name, tensor in update.items() if "decision_head" not in name}
+    rates = read_rates(simulated)
+    assert rates is not None
+    store = build_store(load_panel(place / "sales.parquet", place / "schema.yaml"))
+    chosen = next(one for one in find_categories(store, 12, 4, 0) if one.name == category)
+    task = build_task(store, [replace(chosen, origin=last_week(store)[1] - 4)], processor, 12, TaskArguments(), 8)
+    bench = FewShotBench(model.requires_grad_(False), {12: task}, None, INNER_OPTIM, adapter_scaling(network, "one"))
+    own = {name: torch.tensor(rates.rates[name]) for name in update}
+    expected = gradient_adaptation(bench, Start(update, own, rates.steps, stops_early=True))(task)
+    found, moved = load_file(place / "learned" / WEIGHTS), 0
+    for key, tensor in found.items():
+        name = base_name(key)
+        if name in expected and "pooling_head" not in name:  # what items say together is added afterwards
+            torch.testing.assert_close(tensor, expected[name][0], rtol=1e-5, atol=1e-6)
+            moved += not torch.equal(tensor, update[name])
+    assert result.demand_steps > 0
+    assert moved > 0
+
+
+def test_steps_that_were_not_learned_are_not_taken_and_options_without_a_say_are_refused(
+    learn: Call, place: Path, simulated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*adapt_words(place, "ordinary"), "--demand_steps", "1", "--batch_size", "4"]
+    with pytest.raises(SystemExit, match="--demand_steps: .* prescribes 2 steps"):
+        adapt.main([*words, "--initial_adapter", str(simulated)])
+    adapt.main([*words, "--initial_adapter", str(simulated), "--use_learned_rates", "false"])
+    assert "learned rates" not in capsys.readouterr().out
+    pooling = learn("unlearned", *SIMULATED, "--strategy", "pooling")
+    capsys.readouterr()
+    adapt.main([*words, "--initial_adapter", str(pooling)])
+    assert "carries no learned rates: ordinary steps" in capsys.readouterr().out
+    # Starts that were published before hold rates alone.
+    (pooling / RATES_FILE).write_text(json.dumps({"a.lora_A": 0.1}))
+    assert read_rates(pooling) == InnerRates({"a.lora_A": 0.1}, None)
+
+
+@pytest.fixture(scope="module")
+def priced(learn: Call, place: Path) -> Path:
+    """A base whose decision heads have learned from all categories."""
+    return learn("priced", *SIMULATED, "--strategy", "offline_rl")
+
+
+@pytest.fixture(scope="module")
+def macaw(learn: Call, place: Path, priced: Path) -> Path:
+    """A start on that base, on demand sides that are pooled."""
+    pooling = learn("pooling", *SIMULATED, "--strategy", "pooling", "--base", str(priced))
+    words = ["--strategy", "macaw", "--base", str(priced), "--demand_start", str(pooling), "--inner_rate", "0.05"]
+    return learn("macaw", *SIMULATED, *words)
+
+
+def test_joint_offline_rl_writes_a_base_whose_decision_heads_alone_are_new(place: Path, priced: Path) -> None:
+    verify_artifact(priced, kind="base")
+    before, after = (load_file(folder / "model.safetensors") for folder in (place / "base", priced))
+    assert before.keys() == after.keys()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in after if name.startswith("decision_head.")}
+    measured = {(row.model, row.k) for row in read_results(priced).metrics}
+    assert measured == {(model, k) for model in ("base", "joint") for k in (0, 4)}
+
+
+def test_a_macaw_start_holds_both_sides_and_is_adapted_from_as_it_was_learned(
+    place: Path, priced: Path, macaw: Path, tiny_panel: Panel
+) -> None:
+    manifest = verify_artifact(macaw, kind="adapter")
+    assert {STEPS_FILE, ADVANTAGE_FILE, RATES_FILE, "category_pooling.json"} <= set(manifest.files)
+    assert {row.model for row in read_results(macaw).metrics} == {"base", "start", "adapted"}
+    words = [*adapt_words(place, "decided"), "--category", tiny_panel.categories[0], "--initial_adapter", str(macaw)]
+    words[words.index(str(place / "base"))] = str(priced)
+    words += ["--objective", "policy", "--support_end", decided_until(tiny_panel)]
+    with pytest.raises(SystemExit, match="--policy_steps: .* prescribes 6 steps"):
+        adapt.main([*words, "--policy_steps", "3"])
+    with pytest.raises(SystemExit, match="--horizon: "):
+        adapt.main([*words, "--horizon", "3"])
+    result = adapt.main(words)
+    assert result.policy_loss is not None
+    start, found = (load_file(folder / WEIGHTS) for folder in (macaw, place / "decided"))
+    moved = {base_name(key) for key, tensor in found.items() if not torch.equal(tensor, start[key])}
+    learned = read_decision_start(macaw)
+    assert learned is not None
+    pooling = {"demand_head.response.pooling_head.lora_A", "demand_head.response.pooling_head.lora_B"}
+    assert moved - pooling == set(learned.rates) - {ADVANTAGE_HEAD}
+    policy = PricingPolicy.from_pretrained(priced, adapter=place / "decided")
+    assert policy.recommend(tiny_panel.select_category(tiny_panel.categories[0]))["price"].gt(0).all()
+
+
+def test_decision_steps_of_an_adaptation_are_those_of_the_meta_training(
+    place: Path, priced: Path, macaw: Path, tiny_panel: Panel
+) -> None:
+    words = [*adapt_words(place, "again"), "--category", tiny_panel.categories[0], "--initial_adapter", str(macaw)]
+    words[words.index(str(place / "base"))] = str(priced)
+    adapt.main([*words, "--objective", "policy", "--support_end", decided_until(tiny_panel)])
+    model, processor, fingerprint = load_base(priced)
+    network = load_adapter(copy.deepcopy(model), "one", place / "again", fingerprint)
+    demand = {k: v[None] for k, v in from_adapter(adapter_parameters(network, "one")).items() if "decision" not in k}
+    visible = load_panel(place / "sales.parquet", place / "schema.yaml").select_category(tiny_panel.categories[0])
+    task = task_of(visible.last_periods(12, decided_until(tiny_panel)), "one", processor, model.config.patch_length)
+    scaling, learned = adapter_scaling(network, "one"), read_decision_start(macaw)
+    known = replace(task, query={key: part[:, :0] for key, part in task.query.items()})
+    read = read_decisions(model, processor, known, demand, scaling, RewardWeights())
+    decisions = fix_action_values(model, read, learned.steps.discount).support
+    begin = from_adapter(adapter_parameters(load_adapter(copy.deepcopy(model), "one", macaw, fingerprint), "one"))
+    begin = {key: begin[key] for key in learned.rates if key in begin} | {ADVANTAGE_HEAD: learned.advantage_head}
+    rates = {key: torch.tensor(rate) for key, rate in learned.rates.items()}
+    expected = adapt_decisions(model, repeat(begin, 1), decisions, rates, learned.steps, scaling)
+    found = from_adapter(adapter_parameters(network, "one"))
+    for key, tensor in expected.items():
+        if key != ADVANTAGE_HEAD:
+            torch.testing.assert_close(found[key], tensor[0], rtol=1e-4, atol=1e-6)
+            assert not torch.equal(found[key], begin[key])
+
+
+def test_a_start_without_its_advantage_head_and_a_demand_start_of_no_use_are_refused(
+    learn: Call, macaw: Path, simulated: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(macaw, tmp_path / "broken")
+    (tmp_path / "broken" / ADVANTAGE_FILE).unlink()
+    with pytest.raises(ArtifactError, match="advantage_head"):
+        read_decision_start(tmp_path / "broken")
+    with pytest.raises(SystemExit, match="--demand_start is for offline_rl and macaw"):
+        learn("no", *SIMULATED, "--demand_start", str(simulated))
 
 
 def test_a_start_of_another_base_is_refused(place: Path, simulated: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pricing_fm.adapters.stack import Stack
 from pricing_fm.evaluation.elasticity_cells import CellData, TestBedArguments, build_cells, simulate_cell
 from pricing_fm.evaluation.elasticity_estimates import estimate_elasticities
 from pricing_fm.evaluation.few_shot_markets import (
@@ -22,7 +23,6 @@ from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
 from pricing_fm.training.pooling import fit_rule, pool_stack, read_elasticities
-from pricing_fm.training.stacked_updates import Stack
 from tests.conftest import REPOSITORY
 
 BASE = REPOSITORY / "model_cards" / "pricing-fm-nano"

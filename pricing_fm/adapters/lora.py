@@ -101,6 +101,22 @@ def adapter_parameters(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
     return {"".join(match.groups()): parameter for match, parameter in matches if match}
 
 
+def adapter_scaling(model: PeftModel, name: str) -> float:
+    """Factor of an adapter's low-rank updates: alpha / rank.
+
+    Args:
+        model (`PeftModel`): The model.
+        name (`str`): Name of the adapter.
+
+    Raises:
+        ArtifactError: If there is no such adapter.
+    """
+    if name not in model.peft_config:
+        raise ArtifactError(f"there is no adapter {name!r}; loaded are {sorted(model.peft_config)}")
+    config = model.peft_config[name]
+    return float(config.lora_alpha / config.r)
+
+
 def activate_adapter(model: PeftModel, name: str | None) -> None:
     """Chooses which adapter answers, without changing which parameters are trained.
 

@@ -10,6 +10,7 @@ import torch
 
 from pricing_fm.adapters import PoolingRule
 from pricing_fm.adapters.pooling import POOLING_LINEAR
+from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth
 from pricing_fm.evaluation.few_shot_planning import plan_prices, read_curves
 from pricing_fm.metrics.bootstrap import interquartile_mean, stratified_bootstrap
@@ -19,7 +20,6 @@ from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.inner_loop import adapt_task
 from pricing_fm.training.pooling import pool_stack
-from pricing_fm.training.stacked_updates import Stack, repeat
 
 Strategy = Callable[[FewShotTask], Stack]
 """Turns a task's visible weeks into one update per category."""
@@ -34,7 +34,7 @@ class Start:
     """Where the adapters of categories start, and how they learn.
 
     Args:
-        update (`Mapping[str, torch.Tensor]`): See `stacked_updates`.
+        update (`Mapping[str, torch.Tensor]`): See `adapters.stack`.
         rates (`Mapping[str, torch.Tensor]`): Learning rate of every tensor.
         steps (`int`): Most steps.
         stops_early (`bool`): Whether the last visible weeks decide how many of them are taken.

@@ -23,11 +23,14 @@ from pricing_fm.markets import (
 from pricing_fm.markets.core import get_inventory, get_unit_cost
 from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION, label_elasticities
 from pricing_fm.metrics.value import compute_gap_closed
+from pricing_fm.models.channels import CLIP
 from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel
 from pricing_fm.training.few_shot_tasks import Category, find_categories
 
 Batch = dict[str, torch.Tensor]
 
+# Place of the cost share among a decision's features; the next one says that it is known.
+COST_SHARE = 6
 # Products of the categories, one log for each number.
 SIZES = (8, 9, 10, 11, 12)
 # Prices tried by whoever plans: from the lowest to the highest admissible multiple of the list price in 2 % steps. The
@@ -255,10 +258,8 @@ def add_grid(query: Batch, truth: DecisionTruth, regret: np.ndarray) -> Batch:
     """
     prices = grid_prices(truth)
     rows = query["scale"].shape[1]
-    counts = np.bincount(truth.categories)
-    first = np.cumsum(counts) - counts
-    place = np.arange(rows)
-    taken = first[:, None] + np.minimum(place, counts[:, None] - 1)
+    counts, place = np.bincount(truth.categories), np.arange(rows)
+    taken = _rows_of(truth, rows)
     reference = query["reference_price"].double().numpy()[..., None]
     tables = {
         "grid_log_prices": np.log(prices[taken] / reference),
@@ -266,6 +267,22 @@ def add_grid(query: Batch, truth: DecisionTruth, regret: np.ndarray) -> Batch:
         "grid_regret": np.where((place < counts[:, None])[..., None], regret[taken], 0.0),
     }
     return query | {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
+
+
+def add_costs(query: Batch, truth: DecisionTruth) -> Batch:
+    """Tells a decision its unit costs, as planners are told them, where no visible week does (k = 0).
+
+    Args:
+        query (`dict`): Of a task on `build_decision_store`, `(C, R, ...)`.
+        truth (`DecisionTruth`): Of the same categories.
+
+    Returns:
+        `dict`: With `unit_costs` `(C, R, H)` and the cost share among `decision_features`.
+    """
+    costs = torch.from_numpy(truth.costs[_rows_of(truth, query["scale"].shape[1])].astype(np.float32))[..., None]
+    features, share = query["decision_features"].clone(), costs / query["reference_price"][..., None]
+    features[..., COST_SHARE], features[..., COST_SHARE + 1] = share.clamp(-CLIP, CLIP), 1.0
+    return query | {"unit_costs": costs.expand_as(query["unit_costs"]).clone(), "decision_features": features}
 
 
 def build_decision_store(logs: Sequence[SimulatedLog], decision_weeks: int, name: str) -> SeriesStore:
@@ -280,6 +297,13 @@ def build_decision_store(logs: Sequence[SimulatedLog], decision_weeks: int, name
 def decision_categories(store: SeriesStore, weeks: int, decision_weeks: int) -> list[Category]:
     """The store's categories with the decision as their origin."""
     return find_categories(store, weeks, decision_weeks, seed=0)
+
+
+def _rows_of(truth: DecisionTruth, rows: int) -> np.ndarray:
+    """Item in every row of the categories, `(C, rows)`; the last one again where there are no more."""
+    counts = np.bincount(truth.categories)
+    first = np.cumsum(counts) - counts
+    return np.asarray(first[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1))
 
 
 def _plan_after(log: SimulatedLog, weeks: int) -> pd.DataFrame:

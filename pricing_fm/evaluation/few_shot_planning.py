@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pricing_fm.adapters.stack import Stack, updated
 from pricing_fm.evaluation.few_shot_markets import PRICE_GRID, DecisionTruth, grid_prices
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.objectives.grid_plan import grid_demand
 from pricing_fm.training.few_shot_tasks import flatten_rows
-from pricing_fm.training.stacked_updates import Stack, updated
 
 Batch = dict[str, torch.Tensor]
 
@@ -53,8 +53,7 @@ def read_curves(
     padded[taken] = prices
     reference = rows["reference_price"].double().numpy()[:, None]
     log_prices = torch.from_numpy(np.log(padded / reference)).float()
-    with updated(model, stack, scaling):
-        members, middle = grid_demand(model, rows, log_prices)
+    members, middle = grid_demand(updated(model, stack, scaling), rows, log_prices)
     return PlannedCurves(prices, members.double().numpy()[taken], middle.double().numpy()[taken])
 
 

@@ -17,7 +17,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, SeriesStore, add_assortment, build_store
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.collate import NOTHING_HIDDEN, PretrainBatchSource, TaskMix
-from pricing_fm.training.loop import TrainingResult, train
+from pricing_fm.training.loop import train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner
 from pricing_fm.training.validation import time_forward_batches
 
@@ -127,6 +127,35 @@ class AdaptationResult:
     trained_parameters: int
 
 
+@dataclass(frozen=True)
+class DemandSide:
+    """What the demand side of an adaptation came to.
+
+    Args:
+        steps (`int`): Steps that the holdout chose; 0 = the start was better than any adapter.
+        zero_shot_loss, adapted_loss (`float`): Demand loss on the holdout before and after.
+        seconds (`float`): Of training.
+    """
+
+    steps: int
+    zero_shot_loss: float
+    adapted_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DecisionSide:
+    """What the decision side of an adaptation came to.
+
+    Args:
+        loss (`float`): Of the last steps.
+        seconds (`float`): Of training.
+    """
+
+    loss: float
+    seconds: float
+
+
 def visible_panel(panel: Panel, category: str, arguments: AdaptArguments) -> Panel:
     """The category's items in the visible weeks; `all` keeps every category.
 
@@ -216,12 +245,10 @@ def adapt(
     policy: PolicyArguments,
     rewards: RewardWeights,
     after_demand: Callable[[], None] = lambda: None,
+    learn_demand: Callable[[], DemandSide] | None = None,
+    learn_decisions: Callable[[], DecisionSide] | None = None,
 ) -> AdaptationResult:
-    """Trains the adapter in `network` in place.
-
-    The demand side learns on all visible weeks but the last share, which decides how many steps are right (none, if the
-    base predicts it better), and is then trained again that long on all of them. The decision side follows: its
-    targets are built on the adapted demand.
+    """Trains the adapter in `network` in place: demand as `_Sides.train_demand` says, then decisions built on it.
 
     Args:
         network (`nn.Module`): Base with the adapter in place; only the adapter has `requires_grad`.
@@ -235,6 +262,8 @@ def adapt(
         policy (`PolicyArguments`): Of the decision side.
         rewards (`RewardWeights`): Of the decision side.
         after_demand (`Callable`): Called before the decision side builds on the demand side's last weights.
+        learn_demand (`Callable`, *optional*): Steps of the demand side that a start prescribes, instead of these.
+        learn_decisions (`Callable`, *optional*): The same of the decision side; needs three periods.
 
     Returns:
         `AdaptationResult`.
@@ -245,23 +274,23 @@ def adapt(
     if periods < FEWEST_PERIODS:
         after_demand()
         return AdaptationResult(0, None, None, None, 0.0, count)
-    sides = _Sides(
-        network, model, _shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
-    )
-    bend, model.demand_head.loss_bend = model.demand_head.loss_bend, arguments.loss_bend
+    short = _shortened(processor, model, periods)
+    sides = _Sides(network, model, short, panel, arguments, optim, loop, output, trainable, periods)
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
-    demand = sides.train_demand() if learns_demand else None
+    demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
-    decision = sides.train_decisions(policy, rewards) if arguments.objective != "forecast" else None
-    model.demand_head.loss_bend = bend
+    decide = learn_decisions if periods > FEWEST_PERIODS else None
+    decision = None
+    if arguments.objective != "forecast":
+        decision = decide() if decide is not None else sides.train_decisions(policy, rewards)
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
-        demand_steps=demand[0].best_step if demand else 0,
-        zero_shot_loss=demand[1] if demand else None,
-        adapted_loss=demand[0].best_validation_loss if demand else None,
-        policy_loss=decision.history[-1]["loss"] if decision else None,
-        seconds=(demand[2] if demand else 0.0) + (decision.seconds if decision else 0.0),
+        demand_steps=demand.steps if demand else 0,
+        zero_shot_loss=demand.zero_shot_loss if demand else None,
+        adapted_loss=demand.adapted_loss if demand else None,
+        policy_loss=decision.loss if decision else None,
+        seconds=(demand.seconds if demand else 0.0) + (decision.seconds if decision else 0.0),
         trained_parameters=count,
     )
 
@@ -305,9 +334,14 @@ class _Sides:
             minimum_history=history,
         )
 
-    def train_demand(self) -> tuple[TrainingResult, float, float]:
-        """Chosen run, zero-shot holdout loss, and seconds of both runs."""
+    def train_demand(self) -> DemandSide:
+        """Learns on all visible weeks but the last share, which decides how many steps are right.
+
+        None, if the base predicts it better; else training starts again and takes so many on all of the weeks.
+        """
         self._train_only(decisions=False)
+        # Steps that a start prescribes were learned with the loss as the base has it; these have their own.
+        bend, self.model.demand_head.loss_bend = self.model.demand_head.loss_bend, self.arguments.loss_bend
         learner = DemandLearner(
             self.network, self.model, self.arguments.volume_exponent, usual_scale(self.panel, self.arguments)
         )
@@ -333,6 +367,7 @@ class _Sides:
         # The loop was told to validate before the first step.
         zero_shot = chosen.history[0]["validation_loss"]
         assert zero_shot is not None
+        assert chosen.best_validation_loss is not None
         with torch.no_grad():
             for name, parameter in self.trainable.items():
                 parameter.copy_(begin[name])
@@ -342,7 +377,8 @@ class _Sides:
             final = replace(loop, max_steps=chosen.best_step, evaluate_every=0, evaluate_first=False)
             seconds += train(learner, source, self.optim, final, self._stage("demand")).seconds
             self._weaken()
-        return chosen, zero_shot, seconds
+        self.model.demand_head.loss_bend = bend
+        return DemandSide(chosen.best_step, zero_shot, chosen.best_validation_loss, seconds)
 
     @torch.no_grad()
     def _weaken(self) -> None:
@@ -351,7 +387,7 @@ class _Sides:
             if "lora_B" in name and DECISION_HEAD not in name:
                 parameter.mul_(self.arguments.strength)
 
-    def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> TrainingResult:
+    def train_decisions(self, policy: PolicyArguments, rewards: RewardWeights) -> DecisionSide:
         """Values, behaviour and policy on all visible weeks."""
         self._train_only(decisions=True)
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
@@ -359,7 +395,10 @@ class _Sides:
         ahead = max(1, min(policy.horizon, self.periods - history)) + 1
         source = self._source(add_assortment(build_store(self.panel)), history, ahead, NOTHING_HIDDEN)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
-        return train(learner, source, self.optim, loop, self._stage("policy"))
+        result = train(learner, source, self.optim, loop, self._stage("policy"))
+        loss = result.history[-1]["loss"]
+        assert loss is not None
+        return DecisionSide(loss, result.seconds)
 
     def _stage(self, name: str) -> OutputArguments:
         """Each stage logs into its own folder; none of them checkpoints: an adaptation takes seconds."""

@@ -171,6 +171,12 @@ def build_task(
     )
 
 
+def last_week(store: SeriesStore) -> tuple[int, int]:
+    """First and last week of any item, on the store's calendar."""
+    first_weeks = _weeks_of(store, np.asarray(store.timestamps[store.offsets[:-1]]))
+    return int(first_weeks.min()), int((first_weeks + np.diff(store.offsets)).max()) - 1
+
+
 def select_categories(task: FewShotTask, places: torch.Tensor) -> FewShotTask:
     """Some of a task's categories, in the given order; places `(c,)`, long."""
     parts = ({name: tensor[places] for name, tensor in part.items()} for part in vars(task).values())

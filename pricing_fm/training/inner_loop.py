@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from pricing_fm.adapters.stack import Stack, updated
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.objectives.grid_plan import plan_regret
 from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask, flatten_rows
-from pricing_fm.training.stacked_updates import Stack, updated
 
 Batch = dict[str, torch.Tensor]
 Rates = Mapping[str, torch.Tensor]
@@ -51,8 +51,8 @@ def category_losses(model: PricingFMForPolicy, stack: Stack, batch: Batch, scali
     """
     shape = batch["loss_weights"].shape
     rows = flatten_rows(batch)
-    with updated(model, stack, scaling):
-        losses, _ = model.demand_loss(model.encode(rows), rows)
+    network = updated(model, stack, scaling)
+    losses, _ = network.demand_loss(network.encode(rows), rows)
     return losses.unflatten(0, shape).mean(1)
 
 
@@ -72,8 +72,8 @@ def query_losses(model: PricingFMForPolicy, stack: Stack, query: Batch, scaling:
         return category_losses(model, stack, query, scaling)
     rows = flatten_rows(query)
     log_prices, margins, regret = (rows[f"grid_{name}"] for name in ("log_prices", "margins", "regret"))
-    with updated(model, stack, scaling):
-        losses = plan_regret(model, rows, log_prices, margins, regret, PLAN_SHARPNESS)
+    network = updated(model, stack, scaling)
+    losses = plan_regret(network, rows, log_prices, margins, regret, PLAN_SHARPNESS)
     return losses.unflatten(0, query["loss_weights"].shape).sum(1)
 
 
@@ -98,6 +98,7 @@ def adapt_stack(
     steps: torch.Tensor,
     optim: OptimArguments,
     scaling: float,
+    losses_of: Losses = category_losses,
 ) -> Adapted:
     """Takes each category's steps on its own windows.
 
@@ -109,6 +110,7 @@ def adapt_stack(
         steps (`torch.Tensor`, shape `(C,)`, int64): Steps of each category; it stands still afterwards.
         optim (`OptimArguments`): Betas, epsilon and gradient clip.
         scaling (`float`): Of low-rank updates.
+        losses_of (`Callable`): Loss of each category `(C,)` from model, stack, batch and scaling.
 
     Returns:
         `Adapted`.
@@ -117,7 +119,7 @@ def adapt_stack(
     stack = {name: tensor.clone() for name, tensor in start.items()}
     moved = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
     for step in range(int(steps.max()) if len(steps) else 0):
-        _, gradient = gradients(model, stack, batch, scaling)
+        _, gradient = gradients(model, stack, batch, scaling, losses_of)
         for name, direction in state.directions(gradient).items():
             active = (step < steps).to(direction)
             direction = direction * active.reshape(-1, *(1,) * (direction.dim() - 1))
@@ -137,6 +139,20 @@ def choose_steps(
     scaling: float,
 ) -> torch.Tensor:
     """Number of steps after which the held weeks are predicted best; 0 where no step helps: `(C,)`, int64."""
+    return held_losses(model, start, task, rates, most, optim, scaling).argmin(0)
+
+
+@torch.no_grad()
+def held_losses(
+    model: PricingFMForPolicy,
+    start: Stack,
+    task: FewShotTask,
+    rates: Rates,
+    most: int,
+    optim: OptimArguments,
+    scaling: float,
+) -> torch.Tensor:
+    """Loss of the held weeks after 0, 1, ..., `most` steps on the weeks before them: `(most + 1, C)`."""
     state = _Moments.of(start, optim)
     stack = {name: tensor.clone() for name, tensor in start.items()}
     losses = [category_losses(model, stack, task.held, scaling)]
@@ -145,7 +161,7 @@ def choose_steps(
         for name, direction in state.directions(gradient).items():
             stack[name] -= rates[name] * direction
         losses.append(category_losses(model, stack, task.held, scaling))
-    return torch.stack(losses).argmin(0)
+    return torch.stack(losses)
 
 
 def adapt_task(
@@ -187,7 +203,7 @@ class _Moments:
         """What a step of rate one would subtract, after the clip of each category's global norm."""
         self.step += 1
         beta1, beta2 = self.optim.adam_beta1, self.optim.adam_beta2
-        clip = _clip_factors(gradient, self.optim.gradient_clip)
+        clip = clip_factors(gradient, self.optim.gradient_clip)
         found = {}
         for name, raw in gradient.items():
             one = raw * clip.reshape(-1, *(1,) * (raw.dim() - 1))
@@ -199,7 +215,7 @@ class _Moments:
         return found
 
 
-def _clip_factors(gradient: Stack, largest: float) -> torch.Tensor:
+def clip_factors(gradient: Stack, largest: float) -> torch.Tensor:
     """Factor of each category's gradient, `(C,)`, as `torch.nn.utils.clip_grad_norm_` computes it."""
     norms = torch.stack([tensor.flatten(1).norm(dim=1) for tensor in gradient.values()]).norm(dim=0)
     return (largest / (norms + 1e-6)).clamp(max=1.0) if largest else torch.ones_like(norms)

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.outputs import DemandOutput
 from pricing_fm.training.arguments import OptimArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.inner_loop import Adapted, adapt_stack, gradients, query_losses
-from pricing_fm.training.stacked_updates import Stack, repeat
 
 Batch = dict[str, torch.Tensor]
 
 # A parameter of the rates moves a logarithm this far: the optimizer's steps are sized for weights.
 RATE_SPEED = 20.0
 SUPPORT, QUERY = "support.", "query."
+DEMAND_STRATEGIES, DECISION_STRATEGIES = ("fomaml", "reptile", "joint", "pooling"), ("offline_rl", "macaw")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class MetaArguments:
     Args:
         strategy (`str`): `fomaml` judges the adapted weights and moves the start with their gradient; `reptile` moves
             it towards what categories adapt to; `joint` trains one adapter that no category changes; `pooling` starts
-            at the base, and learns nothing but how to pool a category's elasticities.
+            at the base, and learns nothing but how to pool a category's elasticities. Of decisions: `offline_rl` trains
+            the heads on all categories at once, with an adapter of each in place; `macaw` learns where policy and
+            values start, see `policy_meta`.
         inner_steps (`int`): Steps of an adaptation inside meta-training.
         inner_rate (`float`): Learning rate of every tensor, before any is learned.
         learns_rates (`bool`): Whether `fomaml` learns a rate for every tensor.
         zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
+        warm_steps (`int`): Of `macaw`: steps of the start, without adaptation, before those that adapt.
         categories_per_step (`int`): Categories adapted side by side in a step.
 
     References:
@@ -44,20 +48,26 @@ class MetaArguments:
         al. 2017, arXiv:1707.09835 (learned rates).
     """
 
-    strategy: Literal["fomaml", "reptile", "joint", "pooling"] = field(
-        default="fomaml", metadata={"help": "fomaml, reptile, joint (one adapter for all) or pooling (no training)"}
+    strategy: Literal["fomaml", "reptile", "joint", "pooling", "offline_rl", "macaw"] = field(
+        default="fomaml",
+        metadata={
+            "help": "fomaml, reptile, joint (one adapter for all) or pooling (no training) of the demand side; "
+            "offline_rl or macaw of the decision side"
+        },
     )
     inner_steps: int = field(default=5, metadata={"help": "steps of an adaptation inside meta-training"})
     inner_rate: float = field(default=3e-4, metadata={"help": "learning rate of an adaptation, before it is learned"})
     learns_rates: bool = field(default=True, metadata={"help": "fomaml: learn a rate for every tensor"})
     zero_shot_weight: float = field(default=0.5, metadata={"help": "weight of the loss without adaptation"})
+    warm_steps: int = field(default=0, metadata={"help": "macaw: steps of the start before any category adapts"})
     categories_per_step: int = field(default=8, metadata={"help": "categories adapted side by side"})
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("fomaml", "reptile", "joint", "pooling"):
-            raise ValueError(f"--strategy must be fomaml, reptile, joint or pooling, found {self.strategy!r}")
-        if min(self.inner_steps, self.categories_per_step) < 1:
-            raise ValueError("--inner_steps and --categories_per_step must be at least 1")
+        if self.strategy not in (*DEMAND_STRATEGIES, *DECISION_STRATEGIES):
+            known = ", ".join((*DEMAND_STRATEGIES, *DECISION_STRATEGIES))
+            raise ValueError(f"--strategy must be one of {known}, found {self.strategy!r}")
+        if min(self.inner_steps, self.categories_per_step) < 1 or self.warm_steps < 0:
+            raise ValueError("--inner_steps and --categories_per_step must be at least 1, --warm_steps 0 or more")
         if not self.inner_rate > 0 or not self.zero_shot_weight >= 0:
             raise ValueError("--inner_rate must be above 0 and --zero_shot_weight 0 or more")
 
@@ -111,7 +121,7 @@ class MetaLearner(nn.Module):
 
     Args:
         model (`PricingFMForPolicy`): The base; never changed.
-        start (`Mapping[str, torch.Tensor]`): Update that every category starts from, see `stacked_updates`.
+        start (`Mapping[str, torch.Tensor]`): Update that every category starts from, see `adapters.stack`.
         arguments (`MetaArguments`): Strategy.
         inner (`OptimArguments`): Betas, epsilon and clip of the inner steps.
         scaling (`float`): Of low-rank updates.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from pricing_fm.adapters.stack import repeat
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask, select_categories
 from pricing_fm.training.inner_loop import adapt_stack, query_losses
 from pricing_fm.training.loop import TrainingResult, train
 from pricing_fm.training.meta import MetaArguments, MetaLearner, TaskBatchSource, join_task
-from pricing_fm.training.stacked_updates import repeat
 
 # Of the inner steps: decay would pull an update to zero that starts at zero.
 INNER_OPTIM = OptimArguments(weight_decay=0.0)
@@ -23,7 +23,7 @@ class MetaResult:
     """What a meta-training came to.
 
     Args:
-        update (`dict[str, torch.Tensor]`): Where adapters start, see `stacked_updates`.
+        update (`dict[str, torch.Tensor]`): Where adapters start, see `adapters.stack`.
         rates (`dict[str, torch.Tensor]`): Learning rate of every tensor.
         losses (`dict[str, dict[int, float]]`): Mean query loss on the validation categories by number of visible weeks:
             `base`, `start` (without adaptation) and `adapted`.

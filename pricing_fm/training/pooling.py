@@ -10,9 +10,9 @@ import torch
 
 from pricing_fm.adapters import PoolingRule, fit_pooling
 from pricing_fm.adapters.pooling import POOLING_LINEAR
+from pricing_fm.adapters.stack import Stack, repeat, updated
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.training.few_shot_tasks import FewShotTask, flatten_rows
-from pricing_fm.training.stacked_updates import Stack, repeat, updated
 
 Batch = dict[str, torch.Tensor]
 
@@ -35,12 +35,12 @@ def read_elasticities(
         Log elasticities `(C, R)` twice: at the reference price, as a pooling rule reads them, and of the planned path
         when it moves as a whole.
     """
-    assert model.demand_head.response is not None
     rows, shape = flatten_rows(query), query["loss_weights"].shape
-    with updated(model, stack, scaling):
-        states = model.demand_states(model.encode(rows), rows)
-        own = model.demand_head.response.log_elasticities(states).mean(-1)
-        _, slopes = model.respond(states, rows)
+    network = updated(model, stack, scaling)
+    states = network.demand_states(network.encode(rows), rows)
+    assert network.demand_head.response is not None
+    own = network.demand_head.response.log_elasticities(states).mean(-1)
+    _, slopes = network.respond(states, rows)
     planned = (-slopes[:, 0]).mean((1, 2)).clamp(min=SMALLEST_ELASTICITY).log()
     return own.unflatten(0, shape), planned.unflatten(0, shape)
 
