@@ -42,7 +42,7 @@ from pricing_fm.evaluation.few_shot_markets import (
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
 from pricing_fm.evaluation.few_shot_posterior import build_prior, informed_prices
-from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
+from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_periods, score_rivals
 from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log
 from pricing_fm.metrics.bootstrap import interquartile_mean
 from pricing_fm.models import PricingFMForPolicy
@@ -201,7 +201,7 @@ def test_scores_are_shares_of_the_gap_paired_by_category(bench: FewShotBench) ->
 
 
 def test_rivals_see_the_visible_weeks_alone(truth: DecisionTruth) -> None:
-    assert read_last_weeks(truth, 4).frame["timestamp"].nunique() == 4
+    assert read_last_periods(truth, 4).frame["timestamp"].nunique() == 4
     found = score_rivals(truth, 4).pivot(index="category", columns="strategy", values="gap_closed")
     assert {"last_price", "log_log_elasticity", "cost_plus", "cloning", "list_price", "myopic_oracle"} <= set(found)
     assert set(score_rivals(truth, 0)["strategy"]) == {"list_price", "myopic_oracle", "held_oracle"}

@@ -11,7 +11,7 @@ import torch
 from pricing_fm.adapters import PoolingRule
 from pricing_fm.adapters.pooling import POOLING_LINEAR
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth
-from pricing_fm.evaluation.few_shot_planning import plan_prices, read_curves
+from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
 from pricing_fm.metrics.bootstrap import interquartile_mean, stratified_bootstrap
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.results import ResultRow
@@ -23,6 +23,9 @@ from pricing_fm.training.stacked_updates import Stack, repeat
 
 Strategy = Callable[[FewShotTask], Stack]
 """Turns a task's visible weeks into one update per category."""
+
+Planner = Callable[[DecisionTruth, PlannedCurves], np.ndarray]
+"""Constant prices `(items,)` from demand curves; of the truth it reads what a seller knows: costs, and his supply."""
 
 LEVEL = 0.9  # of every interval
 MARGIN = 0.02  # of the gap: a loss that does not matter
@@ -46,6 +49,11 @@ class Start:
     stops_early: bool
 
 
+def plan_for_margin(truth: DecisionTruth, curves: PlannedCurves) -> np.ndarray:
+    """The highest expected margin, as if nothing limited sales."""
+    return plan_prices(curves, truth.costs)
+
+
 @dataclass(frozen=True)
 class FewShotBench:
     """Held-out categories, what is visible of them at each k, and what prices are worth there.
@@ -56,6 +64,7 @@ class FewShotBench:
         truth (`DecisionTruth`): Of the same categories.
         optim (`OptimArguments`): Of adaptations.
         scaling (`float`): Of low-rank updates.
+        plan (`Planner`): How prices follow from curves.
     """
 
     model: PricingFMForPolicy
@@ -63,6 +72,7 @@ class FewShotBench:
     truth: DecisionTruth
     optim: OptimArguments
     scaling: float
+    plan: Planner = plan_for_margin
 
 
 def no_adaptation(update: Mapping[str, torch.Tensor] | None = None) -> Strategy:
@@ -183,7 +193,6 @@ def multiply_out(stack: Stack, scaling: float) -> Stack:
 def score_strategies(
     bench: FewShotBench,
     strategies: Mapping[str, Strategy],
-    caution: float = 0.0,
     on_score: Callable[[str, int], None] | None = None,
 ) -> pd.DataFrame:
     """Share of the gap that every strategy closes in every category, at every k.
@@ -191,7 +200,6 @@ def score_strategies(
     Args:
         bench (`FewShotBench`): Held-out categories.
         strategies (`Mapping[str, Strategy]`): By name.
-        caution (`float`): As in `plan_prices`.
         on_score (`Callable`, *optional*): Called with strategy and k before each score.
 
     Returns:
@@ -206,14 +214,19 @@ def score_strategies(
             stack = strategy(task)
             seconds = (time.perf_counter() - started) / len(bench.truth.names)
             curves = read_curves(bench.model, stack, task.query, bench.truth, bench.scaling)
-            prices = plan_prices(curves, bench.truth.costs, caution)
+            prices = bench.plan(bench.truth, curves)
             parts.append(score_prices(bench.truth, prices, name, weeks).assign(seconds=seconds))
     return pd.concat(parts, ignore_index=True)
 
 
 def score_prices(truth: DecisionTruth, prices: np.ndarray, name: str, weeks: int) -> pd.DataFrame:
     """The same table for prices `(items,)` that came about in another way."""
-    shares = truth.gap_closed(prices)
+    return score_values(truth, truth.values(prices), name, weeks)
+
+
+def score_values(truth: DecisionTruth, values: np.ndarray, name: str, weeks: int) -> pd.DataFrame:
+    """The same table for expected profits `(items,)`."""
+    shares = truth.shares(values)
     return pd.DataFrame({"strategy": name, "k": weeks, "category": truth.names, "gap_closed": shares, "seconds": 0.0})
 
 
