@@ -75,7 +75,7 @@ def myopic_prices(truth: DecisionTruth) -> np.ndarray:
 def tabulate_values(truth: DecisionTruth) -> pd.DataFrame:
     """What a category is worth to whom, currency: `category, manager, list_price, myopic_oracle, held_oracle, oracle`.
 
-    Dynamic headroom is oracle / myopic oracle - 1; where the manager has almost all, the category is left out of shares.
+    Dynamic headroom is oracle / myopic oracle - 1. Where the manager has almost all, shares leave the category out.
     """
     prices = {"list_price": truth.list_prices, "myopic_oracle": myopic_prices(truth), "held_oracle": held_prices(truth)}
     worth = {name: np.bincount(truth.categories, truth.values(own)) for name, own in prices.items()}

@@ -23,31 +23,34 @@ from pricing_fm.markets.noise import build_noise
 from pricing_fm.markets.prices import round_to_tick
 
 LEAST_UNITS = 1e-6  # a period: the logarithm of a curve that ends stays finite
+_SMALLEST_STEP = 1e-12  # currency
 
 
 @dataclass(frozen=True)
 class CurveDemand(Demand):
-    """Demand read off a table along the price grid, straight in logarithms between its points and flat beyond.
+    """Demand read off a table: log units straight between its prices, flat beyond them.
 
     Attributes:
-        list_price: Price that the grid multiplies, currency, `(markets, products, segments)`.
-        log_units: Log of the units a period at every price of the grid, `(markets, products, segments, P)`.
+        prices: Prices of the table, increasing, currency, `(markets, products, segments, P)`.
+        log_units: Log of the units a period, same shape.
     """
 
-    list_price: np.ndarray
+    prices: np.ndarray
     log_units: np.ndarray
     is_separable = True
 
     def respond(self, prices: np.ndarray, rival_prices: np.ndarray | None) -> np.ndarray:
         """See `Demand`; rivals are not known."""
-        low, step, last = PRICE_GRID[0], PRICE_GRID[1] - PRICE_GRID[0], len(PRICE_GRID) - 1
-        place = np.clip((prices / self.list_price - low) / step, 0, last)
-        lower = np.minimum(place.astype(int), last - 1)
-        share = place - lower
-        below, above = (
-            np.take_along_axis(self.log_units, (lower + side)[..., None], axis=-1)[..., 0] for side in (0, 1)
+        kept = np.clip(prices, self.prices[..., 0], self.prices[..., -1])
+        place = (kept[..., None] >= self.prices[..., 1:-1]).sum(axis=-1, keepdims=True)
+        low, high, below, above = (
+            np.take_along_axis(table, place + side, axis=-1)[..., 0]
+            for table in (self.prices, self.log_units)
+            for side in (0, 1)
         )
-        return np.exp((1.0 - share) * below + share * above)
+        # Where coins are coarse, neighbours of the table are one price.
+        share = (kept - low) / np.maximum(high - low, _SMALLEST_STEP)
+        return np.asarray(np.exp(below + (above - below) * share))
 
 
 def plan_with_supply(truth: DecisionTruth, curves: PlannedCurves) -> np.ndarray:
@@ -93,11 +96,10 @@ def _imagine(truth: DecisionTruth, curves: PlannedCurves) -> list[SimulatedLog]:
     for log in truth.logs:
         rows = [place[item] for item in log.items[names.ITEM_ID]]
         shape = log.parameters.shape
-        listed = np.broadcast_to(log.state.list_price, shape).copy()
         market = replace(
             log.parameters,
             volume=np.ones(shape),
-            demand=CurveDemand(listed, weekly[rows].reshape(*shape, -1)),
+            demand=CurveDemand(curves.prices[rows].reshape(*shape, -1), weekly[rows].reshape(*shape, -1)),
             noise=build_noise("poisson", (shape[0], 1, 1)),
             costs=Costs(np.broadcast_to(get_unit_cost(log.parameters, log.state), shape).copy()),
             promotion_uplift=None, calendar=None, shock=None, regimes=None, memory=None, rivals=None,
