@@ -6,7 +6,8 @@ prices. They are valued by the structured estimator on the held-out weeks, with 
 supports.
 
 Example: python recipes/pseudo_categories.py --base model_cards/pricing-fm-nano --panel data/frat/panel.parquet \
-    --schema data/frat/schema.yaml --by sub_category manufacturer --price_zone store_segment --output_dir outputs/frat
+    --schema data/frat/schema.yaml --by sub_category manufacturer --price_zone store_segment \
+    --initial_adapter model_cards/pricing-fm-nano-retail --output_dir outputs/frat
 """
 
 import shutil
@@ -63,8 +64,8 @@ class PseudoArguments:
     price_zone: str | None = field(
         default=None, metadata={"help": "Column of the zones in which a product has a price."}
     )
-    initial_adapter: str = field(
-        default="model_cards/pricing-fm-nano-retail", metadata={"help": "Adapter that all start from."}
+    initial_adapter: str | None = field(
+        default=None, metadata={"help": "Adapter that all start from; none = the base."}
     )
     weeks: tuple[int, ...] = field(default=(4, 13, 26), metadata={"help": "Numbers of visible weeks, increasing."})
     items: int = field(default=24, metadata={"help": "Items of a category, drawn among those sold to the end."})
@@ -166,6 +167,7 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
     periods = {k: round(7 * 86_400 * k / panel.frequency.seconds) for k in arguments.weeks}
     end = str(panel.frequency.step(panel.last_observed, 1 - length))[:10]
     share = None if "cost" in panel.frame else arguments.assumed_cost_share
+    start = [] if arguments.initial_adapter is None else ["--initial_adapter", arguments.initial_adapter]
     rows: list[ResultRow] = []
     proposers: list[VisibleProposer] = []
     for k in arguments.weeks:
@@ -174,7 +176,7 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
         adapt.main(
             ["--config", arguments.adapt_config, "--base", arguments.base, "--panel", str(path), "--schema",
              str(schema), "--category", panel.categories[0], "--weeks", str(k), "--support_end", end, "--output_dir",
-             str(folder), "--seed", str(arguments.seed), "--initial_adapter", arguments.initial_adapter]
+             str(folder), "--seed", str(arguments.seed), *start]
         )  # fmt: skip
         adapted = PricingPolicy.from_pretrained(arguments.base, adapter=folder)
         task = ForecastTask(name, panel, length, (length,), context_length=periods[k])
@@ -193,9 +195,9 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
         work / "values",
     )
     for row in build_rows(valued, name):
-        label, _, k = row.model.rpartition("_")
+        label, _, seen = row.model.rpartition("_")
         if row.name in KEPT and row.category is None:
-            rows.append(replace(row, model=label, k=int(k)) if label in (BASE, OURS) else row)
+            rows.append(replace(row, model=label, k=int(seen)) if label in (BASE, OURS) else row)
     return rows
 
 

@@ -306,8 +306,7 @@ def _places(
     logs: Sequence[SimulatedLog], ids: Sequence[str], number: Callable[[SimulatedLog], np.ndarray]
 ) -> np.ndarray:
     """Whole numbers of every log's items; those of different logs differ if they are groups."""
-    first = 0
-    numbers = {}
+    first, numbers = 0, dict[str, int]()
     for log in logs:
         own = number(log)
         numbers |= dict(zip(log.items[names.ITEM_ID], own + first, strict=True))
