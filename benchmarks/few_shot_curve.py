@@ -60,7 +60,7 @@ from pricing_fm.evaluation.few_shot_markets import (
 )
 from pricing_fm.evaluation.few_shot_planning import read_curves
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
-from pricing_fm.evaluation.few_shot_rivals import score_rivals, tabulate_values
+from pricing_fm.evaluation.few_shot_rivals import find_known_prices, score_rivals, score_with_supply, tabulate_values
 from pricing_fm.evaluation.few_shot_supply import follow_program, plan_with_supply
 from pricing_fm.markets import RetailSettings, SimulatedLog
 from pricing_fm.markets.domains import DOMAINS
@@ -96,11 +96,12 @@ def main() -> None:
         logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
         tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
         truth = find_what_follows(logs, market, arguments)
-        tabulate_values(truth).to_csv(folder / f"values-{draw}.csv", index=False, float_format="%.6g")
+        known = find_known_prices(truth)
+        tabulate_values(truth, known).to_csv(folder / f"values-{draw}.csv", index=False, float_format="%.6g")
         plan = plan_with_supply if arguments.plans_with_supply else plan_for_margin
         bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan)
         strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
-        table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw)
+        table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw, known)
         sources.append(source)
     rows = few_shot_rows(table, store_name(market, arguments.test_seed), arguments.seed, PLANNER)
     write_results(folder, build_results("few_shot_curve", sources, rows))
@@ -302,6 +303,7 @@ def measure(
     arguments: argparse.Namespace,
     file: Path,
     draw: int,
+    known: dict[str, np.ndarray],
 ) -> pd.DataFrame:
     """All scores of a draw; those that stand in the file already are not computed again."""
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["strategy", "k", "draw", "seed"])
@@ -321,7 +323,10 @@ def measure(
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks, draw, 0) not in done:
-                keep(score_rivals(bench.truth, weeks, weeks * market.kind.periods_per_week))
+                periods = weeks * market.kind.periods_per_week
+                keep(score_rivals(bench.truth, weeks, periods, known))
+                if weeks and arguments.plans_with_supply:
+                    keep(score_with_supply(bench.truth, weeks, periods))
             progress.advance(bar)
             for label, strategy in strategies.items():
                 name, _, seed = label.partition("#")

@@ -29,7 +29,14 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices
-from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_periods, score_rivals, tabulate_values
+from pricing_fm.evaluation.few_shot_rivals import (
+    find_known_prices,
+    held_prices,
+    read_last_periods,
+    score_rivals,
+    score_with_supply,
+    tabulate_values,
+)
 from pricing_fm.evaluation.few_shot_supply import CurveDemand, follow_program, plan_with_supply
 from pricing_fm.markets import SimulatedLog, compute_outcome
 from pricing_fm.markets.continuation import compute_policy_outcome
@@ -225,7 +232,9 @@ def test_rules_see_the_last_periods_and_headroom_is_what_looking_ahead_is_worth(
     assert read_last_periods(fares, 28).frame[names.TIMESTAMP].nunique() == 28
     found = score_rivals(fares, 4, 28).pivot(index="category", columns="strategy", values="gap_closed")
     assert {"last_price", "log_log_elasticity", "cost_plus", "cloning", "myopic_oracle"} <= set(found)
-    values = tabulate_values(fares)
+    aware = score_with_supply(fares, 4, 28)["gap_closed"]
+    assert np.nanmedian(aware) > np.nanmedian(found["log_log_elasticity"])
+    values = tabulate_values(fares, find_known_prices(fares))
     assert (values["oracle"] / values["myopic_oracle"]).median() > 1.03
     assert (values["held_oracle"] >= values["myopic_oracle"]).all()
 

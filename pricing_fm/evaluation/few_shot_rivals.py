@@ -1,14 +1,18 @@
 """What else prices the held-out categories from the same weeks: rules, cloning, and those who know the market."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from pricing_fm import names
+from pricing_fm.evaluation.elasticity_estimates import estimate_elasticities
 from pricing_fm.evaluation.few_shot import score_prices
 from pricing_fm.evaluation.few_shot_domains import read_books
-from pricing_fm.evaluation.few_shot_markets import DecisionTruth
+from pricing_fm.evaluation.few_shot_markets import DecisionTruth, grid_prices
+from pricing_fm.evaluation.few_shot_planning import PlannedCurves
+from pricing_fm.evaluation.few_shot_supply import plan_with_supply
 from pricing_fm.evaluation.pricing import PRICE_BOUNDS
 from pricing_fm.evaluation.pricing_baselines import BoostedDemand, CostPlus, LastPrice, LogLogElasticity, PriceRule
 from pricing_fm.panel import Panel, load_panel
@@ -22,22 +26,25 @@ RULES: tuple[PriceRule, ...] = (
 )
 
 
-def score_rivals(truth: DecisionTruth, weeks: int, periods: int | None = None) -> pd.DataFrame:
+def score_rivals(
+    truth: DecisionTruth, weeks: int, periods: int | None = None, known: Mapping[str, np.ndarray] | None = None
+) -> pd.DataFrame:
     """Rules on the last `weeks` weeks, in the table of `score_strategies`.
 
     With visible weeks: the last price, log-log elasticity with a price grid (with and without week effects), cost-plus
-    with its best markup, boosted trees with a price grid, and the manager's most frequent price (cloning). At any k:
-    the list price, and, told the true demand, the price that is best in the next week (myopic) and the best to hold.
+    with its best markup, boosted trees with a price grid, and the manager's most frequent price (cloning). At any k
+    also what `find_known_prices` finds.
 
     Args:
         truth (`DecisionTruth`): Logs and what prices are worth after them.
         weeks (`int`): k.
         periods (`int`, *optional*): Periods that k weeks have; None = as many, as in shops.
+        known (`Mapping[str, np.ndarray]`, *optional*): From `find_known_prices`; None = found here.
 
     Returns:
         `pd.DataFrame`: See `few_shot.score_strategies`.
     """
-    found = {"list_price": truth.list_prices, "myopic_oracle": myopic_prices(truth), "held_oracle": held_prices(truth)}
+    found = dict(find_known_prices(truth) if known is None else known)
     if weeks:
         panel = read_last_periods(truth, weeks if periods is None else periods)
         for rule in RULES:
@@ -46,6 +53,27 @@ def score_rivals(truth: DecisionTruth, weeks: int, periods: int | None = None) -
         usual = panel.frame.groupby(names.ITEM_ID)[names.PRICE].agg(lambda prices: prices.mode().iloc[-1])
         found["cloning"] = usual.reindex(truth.item_ids).to_numpy()
     return pd.concat([score_prices(truth, prices, name, weeks) for name, prices in found.items()], ignore_index=True)
+
+
+def score_with_supply(truth: DecisionTruth, weeks: int, periods: int) -> pd.DataFrame:
+    """Log-log elasticities and a seller who knows his supply, in the same table.
+
+    Items of categories whose prices never moved keep their last price.
+
+    Args:
+        truth (`DecisionTruth`): Logs and what prices are worth after them.
+        weeks (`int`): k, above 0.
+        periods (`int`): Periods that k weeks have.
+    """
+    panel = read_last_periods(truth, periods)
+    found = estimate_elasticities(panel).set_index(names.ITEM_ID).reindex(truth.item_ids)
+    prices, slopes = grid_prices(truth), found["elasticity"].to_numpy()[:, None]
+    units = truth.decision_weeks * np.exp(found["log_level"].to_numpy()[:, None] + slopes * np.log(prices))
+    units = np.where(np.isfinite(units), units, 1.0)
+    planned = plan_with_supply(truth, PlannedCurves(prices, units[..., None], units))
+    last = panel.frame.groupby(names.ITEM_ID)[names.PRICE].last().reindex(truth.item_ids).to_numpy()
+    prices = np.where(np.isfinite(slopes[:, 0]), planned, last)
+    return score_prices(truth, prices, "log_log_with_supply", weeks)
 
 
 def read_last_periods(truth: DecisionTruth, periods: int) -> Panel:
@@ -72,13 +100,20 @@ def myopic_prices(truth: DecisionTruth) -> np.ndarray:
     return np.clip(best, low * truth.list_prices, high * truth.list_prices)
 
 
-def tabulate_values(truth: DecisionTruth) -> pd.DataFrame:
-    """What a category is worth to whom, currency: `category, manager, list_price, myopic_oracle, held_oracle, oracle`.
+def find_known_prices(truth: DecisionTruth) -> dict[str, np.ndarray]:
+    """Prices `(items,)` for which no week is needed.
+
+    The list price, and, told the true demand, the price that is best in the next period (myopic) and the best to hold.
+    """
+    return {"list_price": truth.list_prices, "myopic_oracle": myopic_prices(truth), "held_oracle": held_prices(truth)}
+
+
+def tabulate_values(truth: DecisionTruth, known: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """What a category is worth to whom, currency: `category, manager`, one column for each of `known`, and `oracle`.
 
     Dynamic headroom is oracle / myopic oracle - 1. Where the manager has almost all, shares leave the category out.
     """
-    prices = {"list_price": truth.list_prices, "myopic_oracle": myopic_prices(truth), "held_oracle": held_prices(truth)}
-    worth = {name: np.bincount(truth.categories, truth.values(own)) for name, own in prices.items()}
+    worth = {name: np.bincount(truth.categories, truth.values(own)) for name, own in known.items()}
     return pd.DataFrame({"category": truth.names, "manager": truth.manager, **worth, "oracle": truth.oracle})
 
 
