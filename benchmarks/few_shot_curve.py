@@ -60,9 +60,14 @@ from pricing_fm.evaluation.few_shot_markets import (
 )
 from pricing_fm.evaluation.few_shot_planning import read_curves
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
-from pricing_fm.evaluation.few_shot_rivals import find_known_prices, score_rivals, score_with_supply, tabulate_values
+from pricing_fm.evaluation.few_shot_rivals import (
+    find_known_prices,
+    log_log_with_supply,
+    score_rivals,
+    tabulate_values,
+)
 from pricing_fm.evaluation.few_shot_supply import follow_program, plan_with_supply
-from pricing_fm.markets import RetailSettings, SimulatedLog
+from pricing_fm.markets import SimulatedLog
 from pricing_fm.markets.domains import DOMAINS
 from pricing_fm.markets.rivals import RIVALS
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
@@ -316,9 +321,10 @@ def measure(
         table.to_csv(file, index=False, float_format="%.6g")
 
     if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
-        ranges = RetailSettings(stocked_share=market.stocked_share, reference_share=market.reference_share)
-        for weeks, prices in informed_prices(bench.truth, list(bench.tasks), ranges).items():
-            keep(score_prices(bench.truth, prices, CEILING, weeks))
+        ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
+        periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
+        for number, prices in informed_prices(bench.truth, list(periods), ranges).items():
+            keep(score_prices(bench.truth, prices, CEILING, periods[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
@@ -326,7 +332,8 @@ def measure(
                 periods = weeks * market.kind.periods_per_week
                 keep(score_rivals(bench.truth, weeks, periods, known))
                 if weeks and arguments.plans_with_supply:
-                    keep(score_with_supply(bench.truth, weeks, periods))
+                    aware = log_log_with_supply(bench.truth, periods)
+                    keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
             progress.advance(bar)
             for label, strategy in strategies.items():
                 name, _, seed = label.partition("#")

@@ -29,17 +29,20 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
 )
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices
+from pricing_fm.evaluation.few_shot_posterior import build_prior, informed_prices
 from pricing_fm.evaluation.few_shot_rivals import (
     find_known_prices,
     held_prices,
+    log_log_with_supply,
     read_last_periods,
     score_rivals,
-    score_with_supply,
     tabulate_values,
 )
 from pricing_fm.evaluation.few_shot_supply import CurveDemand, follow_program, plan_with_supply
+from pricing_fm.evaluation.pricing_baselines import LogLogElasticity
 from pricing_fm.markets import SimulatedLog, compute_outcome
 from pricing_fm.markets.continuation import compute_policy_outcome
+from pricing_fm.markets.domains import EnergySettings, FaresSettings
 from pricing_fm.markets.loan_parts import LoanPayoff
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
@@ -232,11 +235,39 @@ def test_rules_see_the_last_periods_and_headroom_is_what_looking_ahead_is_worth(
     assert read_last_periods(fares, 28).frame[names.TIMESTAMP].nunique() == 28
     found = score_rivals(fares, 4, 28).pivot(index="category", columns="strategy", values="gap_closed")
     assert {"last_price", "log_log_elasticity", "cost_plus", "cloning", "myopic_oracle"} <= set(found)
-    aware = score_with_supply(fares, 4, 28)["gap_closed"]
-    assert np.nanmedian(aware) > np.nanmedian(found["log_log_elasticity"])
+    # The first manager's prices never moved: without a slope the last price is kept.
+    last = pd.concat([log.panel.groupby(names.ITEM_ID)[names.PRICE].last() for log in fares.logs])
+    np.testing.assert_array_equal(log_log_with_supply(fares, 28), last[list(fares.item_ids)])
     values = tabulate_values(fares, find_known_prices(fares))
     assert (values["oracle"] / values["myopic_oracle"]).median() > 1.03
     assert (values["held_oracle"] >= values["myopic_oracle"]).all()
+
+
+def test_log_log_prices_of_a_seller_who_knows_his_stock_stay_inside_what_was_charged() -> None:
+    arguments = FewShotMarketArguments(domain="fares", family="single_leg")
+    truth = find_truth(simulate_categories(arguments, 10, SEED, 28, 0)[:2], 8)
+    panel = read_last_periods(truth, 28)
+    charged = panel.frame.groupby(names.ITEM_ID)[names.PRICE].agg(["min", "max"]).reindex(truth.item_ids)
+    aware = log_log_with_supply(truth, 28)
+    assert ((aware >= charged["min"]) & (aware <= charged["max"])).all()
+    blind = LogLogElasticity().propose(panel).set_index(names.ITEM_ID)[names.PRICE].reindex(truth.item_ids)
+    sold_out = np.concatenate([np.ravel(log.state.supply) for log in truth.logs]) == 0
+    assert sold_out[aware != blind.to_numpy()].all()  # on slopes this flat nothing else is scarce
+    assert (aware != blind.to_numpy()).any()
+
+
+def test_the_ceiling_of_flights_lies_between_the_prior_and_who_knows_the_demand() -> None:
+    arguments = FewShotMarketArguments(domain="fares", family="single_leg")
+    truth = find_truth(simulate_categories(arguments, 30, 960_000, 150, 0)[:1], 8)
+    found = {k: truth.gap_closed(prices) for k, prices in informed_prices(truth, (0, 112), FaresSettings()).items()}
+    best = np.nanmean(truth.gap_closed(held_prices(truth)))
+    assert np.nanmean(found[0]) < np.nanmean(found[112]) < best
+    families, elasticities, chances = build_prior(EnergySettings(elasticity_range=(1.0, 3.0)))
+    assert len(families) == 3
+    assert chances.sum() == pytest.approx(1.0)
+    assert (chances @ elasticities).item() == pytest.approx(2.0, rel=0.01)
+    with pytest.raises(ValueError, match="their own price alone"):
+        informed_prices(find_truth(draw("loans", "take_up")[:1], 8), (4,), FaresSettings())
 
 
 def test_domains_and_families_that_are_not_there_are_refused() -> None:

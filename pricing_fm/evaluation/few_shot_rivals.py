@@ -14,7 +14,14 @@ from pricing_fm.evaluation.few_shot_markets import DecisionTruth, grid_prices
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves
 from pricing_fm.evaluation.few_shot_supply import plan_with_supply
 from pricing_fm.evaluation.pricing import PRICE_BOUNDS
-from pricing_fm.evaluation.pricing_baselines import BoostedDemand, CostPlus, LastPrice, LogLogElasticity, PriceRule
+from pricing_fm.evaluation.pricing_baselines import (
+    BoostedDemand,
+    CostPlus,
+    LastPrice,
+    LogLogElasticity,
+    PriceRule,
+    read_price_history,
+)
 from pricing_fm.panel import Panel, load_panel
 
 RULES: tuple[PriceRule, ...] = (
@@ -55,25 +62,24 @@ def score_rivals(
     return pd.concat([score_prices(truth, prices, name, weeks) for name, prices in found.items()], ignore_index=True)
 
 
-def score_with_supply(truth: DecisionTruth, weeks: int, periods: int) -> pd.DataFrame:
-    """Log-log elasticities and a seller who knows his supply, in the same table.
+def log_log_with_supply(truth: DecisionTruth, periods: int) -> np.ndarray:
+    """Prices `(items,)` on log-log demand by a seller who knows his supply, inside each item's logged prices.
 
     Items of categories whose prices never moved keep their last price.
 
     Args:
-        truth (`DecisionTruth`): Logs and what prices are worth after them.
-        weeks (`int`): k, above 0.
-        periods (`int`): Periods that k weeks have.
+        truth (`DecisionTruth`): Logs.
+        periods (`int`): Periods of them that are visible.
     """
     panel = read_last_periods(truth, periods)
     found = estimate_elasticities(panel).set_index(names.ITEM_ID).reindex(truth.item_ids)
+    history = read_price_history(panel).set_index(names.ITEM_ID).reindex(truth.item_ids)
     prices, slopes = grid_prices(truth), found["elasticity"].to_numpy()[:, None]
     units = truth.decision_weeks * np.exp(found["log_level"].to_numpy()[:, None] + slopes * np.log(prices))
     units = np.where(np.isfinite(units), units, 1.0)
     planned = plan_with_supply(truth, PlannedCurves(prices, units[..., None], units))
-    last = panel.frame.groupby(names.ITEM_ID)[names.PRICE].last().reindex(truth.item_ids).to_numpy()
-    prices = np.where(np.isfinite(slopes[:, 0]), planned, last)
-    return score_prices(truth, prices, "log_log_with_supply", weeks)
+    kept = np.clip(planned, history["lowest_price"], history["highest_price"])
+    return np.where(np.isfinite(slopes[:, 0]), kept, history["last_price"])
 
 
 def read_last_periods(truth: DecisionTruth, periods: int) -> Panel:
