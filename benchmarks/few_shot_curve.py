@@ -329,11 +329,10 @@ def measure(
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks, draw, 0) not in done:
-                periods = weeks * market.kind.periods_per_week
-                keep(score_rivals(bench.truth, weeks, periods, known))
-                if weeks and arguments.plans_with_supply:
-                    aware = log_log_with_supply(bench.truth, periods)
-                    keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
+                keep(score_rivals(bench.truth, weeks, weeks * market.kind.periods_per_week, known))
+            if weeks and arguments.plans_with_supply and ("log_log_with_supply", weeks, draw, 0) not in done:
+                aware = log_log_with_supply(bench.truth, weeks * market.kind.periods_per_week)
+                keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
             progress.advance(bar)
             for label, strategy in strategies.items():
                 name, _, seed = label.partition("#")

@@ -48,6 +48,7 @@ from pricing_fm.models import PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.panel.frequency import Frequency
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task
+from recipes.meta_train import simulated_tasks
 
 SEED = 950_000
 FIRST_FAMILIES = {"retail": "shop", "loans": "lender", "energy": "supplier", "fares": "single_leg", "clinic": "slots"}
@@ -117,6 +118,16 @@ def test_four_weeks_of_days_are_28_visible_periods(tiny_processor: PricingFMProc
         other = replace(store, values=values.reshape(store.values.shape))
         found = build_task(other, categories, tiny_processor, 28, arguments, 8)
         assert np.array_equal(task.query["past_values"], found.query["past_values"]) == hidden
+
+
+def test_meta_training_counts_the_weeks_of_a_daily_domain(tiny_processor: PricingFMProcessor) -> None:
+    market = FewShotMarketArguments(domain="energy", family="supplier", train_categories=4, logged_weeks=28)
+    sources, tasks, true = simulated_tasks(TaskArguments(weeks=(4,)), market, tiny_processor, 8)
+    assert sources[0].name == "supplier-910000"
+    assert int(tasks[4].query["past_observed_mask"].flatten(0, 1)[0].any(-1).sum()) == 28
+    assert len(true) == int((tasks[4].query["loss_weights"] > 0).sum())
+    # What customers make of prices that are held: the range that suppliers are drawn from, bent by the responses.
+    assert 1.2 < np.median(true) < 3.2
 
 
 def test_a_rate_at_a_lenders_planning_cost_earns_nothing() -> None:
@@ -241,6 +252,14 @@ def test_rules_see_the_last_periods_and_headroom_is_what_looking_ahead_is_worth(
     values = tabulate_values(fares, find_known_prices(fares))
     assert (values["oracle"] / values["myopic_oracle"]).median() > 1.03
     assert (values["held_oracle"] >= values["myopic_oracle"]).all()
+
+
+def test_there_is_no_markup_on_a_collection_that_is_paid_for() -> None:
+    truth = find_truth(draw("retail", "perishable"), 8)
+    assert (truth.costs == 0).all()
+    found = set(score_rivals(truth, 4)["strategy"])
+    assert "cost_plus" not in found
+    assert "boosted_demand" in found
 
 
 def test_log_log_prices_of_a_seller_who_knows_his_stock_stay_inside_what_was_charged() -> None:

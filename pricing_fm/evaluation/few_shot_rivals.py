@@ -40,7 +40,7 @@ def score_rivals(
 
     With visible weeks: the last price, log-log elasticity with a price grid (with and without week effects), cost-plus
     with its best markup, boosted trees with a price grid, and the manager's most frequent price (cloning). At any k
-    also what `find_known_prices` finds.
+    also what `find_known_prices` finds. Where units cost nothing there is no markup, and no cost-plus.
 
     Args:
         truth (`DecisionTruth`): Logs and what prices are worth after them.
@@ -55,6 +55,8 @@ def score_rivals(
     if weeks:
         panel = read_last_periods(truth, weeks if periods is None else periods)
         for rule in RULES:
+            if isinstance(rule, CostPlus) and not (truth.costs > 0).all():
+                continue  # a collection that is paid for: no markup on nothing
             proposed = rule.propose(panel).set_index(names.ITEM_ID)[names.PRICE]
             found[rule.name] = proposed.reindex(truth.item_ids).to_numpy()
         usual = panel.frame.groupby(names.ITEM_ID)[names.PRICE].agg(lambda prices: prices.mode().iloc[-1])
