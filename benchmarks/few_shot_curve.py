@@ -46,6 +46,7 @@ from pricing_fm.evaluation.few_shot import (
     score_strategies,
     score_values,
     shuffled_outcomes,
+    spread_over_seeds,
     tabulate,
 )
 from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
@@ -114,6 +115,10 @@ def main() -> None:
     plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
     console = Console(width=140)
     console.print(tabulate(table, names).round(3).to_string())
+    if arguments.seeds > 1:
+        spread = spread_over_seeds(table)
+        spread.to_csv(folder / "seeds.csv", index=False, float_format="%.4g")
+        console.print(spread.round(3).to_string(index=False))
     if arguments.ours is not None:
         compared = compare_strategies(table, arguments.ours, [name for name in names if name not in KNOWING], 0)
         compared.to_csv(folder / "comparison.csv", index=False, float_format="%.4g")

@@ -323,6 +323,24 @@ def tabulate(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     return found.unstack().reindex(list(strategies)).rename_axis(index="strategy", columns="k")
 
 
+def spread_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """How much the interquartile mean of a strategy moves with its seed.
+
+    Args:
+        table (`pd.DataFrame`): As in `few_shot_rows`, with `draw` and `seed`.
+
+    Returns:
+        `pd.DataFrame`: `strategy, k, seeds, mean, deviation, lowest, highest`, one row per strategy with several seeds
+            and k; draws are averaged within a category before the interquartile mean of a seed is taken.
+    """
+    means = table.groupby(["strategy", "k", "seed", "category"])["gap_closed"].mean().dropna()
+    by_seed = means.groupby(["strategy", "k", "seed"]).agg(lambda shares: interquartile_mean(shares.to_numpy()))
+    found = by_seed.groupby(["strategy", "k"]).agg(
+        seeds="size", mean="mean", deviation="std", lowest="min", highest="max"
+    )
+    return found[found["seeds"] > 1].reset_index()
+
+
 def _deal_anew(part: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     """Observed outcomes of each window in another order of its weeks; what was sold out goes with them."""
     generator = torch.Generator().manual_seed(seed)
