@@ -64,6 +64,9 @@ class PseudoArguments:
     price_zone: str | None = field(
         default=None, metadata={"help": "Column of the zones in which a product has a price."}
     )
+    unit_scale: float = field(
+        default=1.0, metadata={"help": "Pieces of a unit, where values need counts: 10 makes kilograms hectograms."}
+    )
     initial_adapter: str | None = field(
         default=None, metadata={"help": "Adapter that all start from; none = the base."}
     )
@@ -80,8 +83,8 @@ class PseudoArguments:
     def __post_init__(self) -> None:
         if not self.weeks or list(self.weeks) != sorted(set(self.weeks)) or self.weeks[0] < 3:
             raise ValueError(f"--weeks is {list(self.weeks)}; expected increasing numbers from 3 on")
-        if min(self.items, self.categories) < 2 or self.prediction_length < 1:
-            raise ValueError("--items and --categories must be 2 or more, --prediction_length 1 or more")
+        if self.items < 2 or min(self.categories, self.prediction_length) < 1 or not self.unit_scale > 0:
+            raise ValueError("--items must be 2, --categories and --prediction_length 1 or more, --unit_scale above 0")
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,10 @@ def cut_panel(arguments: PseudoArguments, folder: Path) -> dict[str, Path]:
     schema = yaml.safe_load(Path(arguments.schema).read_text())
     item = schema["item_id"] if isinstance(schema["item_id"], list) else [schema["item_id"]]
     product, time = schema.get("product_id", item[0]), schema["timestamp"]
+    if arguments.unit_scale != 1.0:
+        frame[schema["units"]] = (frame[schema["units"]] * arguments.unit_scale).round()
+        money = [schema[name] for name in ("price", "list_price", "cost") if name in schema]
+        frame[money] /= arguments.unit_scale
     frame[LABEL] = frame[list(arguments.by)].astype(str).agg(" ".join, axis=1) if arguments.by else "all"
     schema["category"] = LABEL
     schema["static_categories"] = [one for one in schema.get("static_categories", []) if one != arguments.price_zone]

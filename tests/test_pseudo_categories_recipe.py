@@ -67,6 +67,14 @@ def test_the_largest_groups_become_panels_of_drawn_items_that_are_still_sold(pla
     assert items[0] != items[1]
 
 
+def test_smaller_pieces_are_worth_less_each_and_are_counted(place: Path) -> None:
+    path = cut_panel(arguments(place, unit_scale=10.0, items=12), place / "pieces")["tea-big"]
+    whole = cut_panel(arguments(place, items=12), place / "panels")["tea-big"]
+    pieces, units = (pd.read_parquet(one).sort_values(["store", "upc", "week"]) for one in (path, whole))
+    np.testing.assert_array_equal(pieces["units"], 10 * units["units"])
+    np.testing.assert_allclose(pieces["units"] * pieces["price"], units["units"] * units["price"])
+
+
 def test_prices_are_proposed_from_the_last_weeks_alone(place: Path) -> None:
     path = cut_panel(arguments(place), place / "panels")["tea-big"]
     panel = load_panel(path, schema=place / "panels" / "schema.yaml")
@@ -121,6 +129,6 @@ def test_gains_are_shares_of_the_managers_value_and_losses_are_paired(place: Pat
 
 
 def test_weeks_that_cannot_be_adapted_to_are_refused(place: Path) -> None:
-    for wrong in ({"weeks": (2, 4)}, {"weeks": (13, 4)}, {"items": 1}):
+    for wrong in ({"weeks": (2, 4)}, {"weeks": (13, 4)}, {"items": 1}, {"unit_scale": 0.0}):
         with pytest.raises(ValueError, match="--"):
             arguments(place, **wrong)
