@@ -201,6 +201,8 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
         lambda weeks, costs: [*proposers, LogLogProposer(list(weeks.item_ids), costs.objective, share)],
         work / "values",
     )
+    # Also why nothing is valued: one product alone shows no habits to weigh its prices with.
+    (work / "decision.txt").write_text(valued.decision.describe() + "\n", encoding="utf-8")
     for row in build_rows(valued, name):
         label, _, seen = row.model.rpartition("_")
         if row.name in KEPT and row.category is None:

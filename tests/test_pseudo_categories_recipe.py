@@ -110,6 +110,7 @@ def test_every_k_has_its_loss_and_its_value_and_a_second_start_measures_nothing_
     assert (losses["categories"] == 2).all()
     assert {"pooling", "zero_shot", "log_log_elasticity"} <= set(found.loc[found["metric"] == "support_mass", "model"])
     assert (place / "out" / "tea-big.csv").is_file()
+    assert "experiment_needed" in (place / "out" / "tea-big" / "decision.txt").read_text()
     monkeypatch.setattr(pseudo_categories, "measure", lambda *_: pytest.fail("measured again"))
     again = pseudo_categories.main(words)
     pd.testing.assert_frame_equal(found, again)
