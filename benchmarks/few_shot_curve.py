@@ -40,23 +40,38 @@ from pricing_fm.evaluation.few_shot import (
     multiply_out,
     nearest_adapter,
     no_adaptation,
+    plan_for_margin,
     pooled,
     pools_another_category,
     score_prices,
     score_strategies,
+    score_values,
     shuffled_outcomes,
+    spread_over_seeds,
     tabulate,
 )
+from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
 from pricing_fm.evaluation.few_shot_markets import (
+    DecisionTruth,
     FewShotMarketArguments,
     build_decision_store,
     decision_categories,
     find_truth,
     simulate_categories,
+    store_name,
 )
+from pricing_fm.evaluation.few_shot_planning import read_curves
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
-from pricing_fm.evaluation.few_shot_rivals import score_rivals
-from pricing_fm.markets import RetailSettings, SimulatedLog
+from pricing_fm.evaluation.few_shot_rivals import (
+    find_known_prices,
+    log_log_with_supply,
+    score_rivals,
+    tabulate_values,
+)
+from pricing_fm.evaluation.few_shot_supply import follow_program, plan_with_supply
+from pricing_fm.markets import SimulatedLog
+from pricing_fm.markets.domains import DOMAINS
+from pricing_fm.markets.rivals import RIVALS
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.policy import load_base
 from pricing_fm.results import DataSource, build_results, write_results
@@ -86,18 +101,25 @@ def main() -> None:
         market = read_market(arguments, draw)
         settings = TaskArguments(weeks=tuple(arguments.weeks))
         logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
-        truth = find_truth(logs, market.decision_weeks)
         tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
-        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING)
+        truth = find_what_follows(logs, market, arguments)
+        known = find_known_prices(truth)
+        tabulate_values(truth, known).to_csv(folder / f"values-{draw}.csv", index=False, float_format="%.6g")
+        plan = plan_with_supply if arguments.plans_with_supply else plan_for_margin
+        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan)
         strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
-        table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw)
+        table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw, known)
         sources.append(source)
-    rows = few_shot_rows(table, f"shops-{arguments.test_seed}", arguments.seed, PLANNER)
+    rows = few_shot_rows(table, store_name(market, arguments.test_seed), arguments.seed, PLANNER)
     write_results(folder, build_results("few_shot_curve", sources, rows))
     names = list(table["strategy"].unique())
     plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
     console = Console(width=140)
     console.print(tabulate(table, names).round(3).to_string())
+    if arguments.seeds > 1:
+        spread = spread_over_seeds(table)
+        spread.to_csv(folder / "seeds.csv", index=False, float_format="%.4g")
+        console.print(spread.round(3).to_string(index=False))
     if arguments.ours is not None:
         compared = compare_strategies(table, arguments.ours, [name for name in names if name not in KNOWING], 0)
         compared.to_csv(folder / "comparison.csv", index=False, float_format="%.4g")
@@ -115,7 +137,21 @@ def read_market(arguments: argparse.Namespace, draw: int) -> FewShotMarketArgume
         confounding=tuple(arguments.confounding),
         train_seed=arguments.train_seed,
         test_seed=arguments.test_seed,
+        domain=arguments.domain,
+        family=arguments.family or DOMAINS[arguments.domain].families[0],
     )
+
+
+def find_what_follows(
+    logs: list[SimulatedLog], market: FewShotMarketArguments, arguments: argparse.Namespace
+) -> DecisionTruth:
+    """The truth of the decision; where programs are compared, the program that knows the demand is the oracle."""
+    if arguments.rival is not None:
+        logs = [meet_rival(log, arguments.rival) for log in logs]
+    truth = find_truth(logs, market.decision_weeks)
+    if not arguments.programs:
+        return truth
+    return replace(truth, oracle=np.bincount(truth.categories, follow_program(truth)))
 
 
 def read_arguments() -> argparse.Namespace:
@@ -123,6 +159,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--base", required=True, help="folder of the base")
     parser.add_argument("--output_dir", required=True, help="categories.csv, results.json, curve.png")
     parser.add_argument("--starts", nargs="*", default=[], help="adapters to start from, as name=folder")
+    parser.add_argument("--domain", default="retail", choices=list(SHAPES), help="domain of the categories")
+    parser.add_argument("--family", help="family of the domain; its first one if none is named")
+    parser.add_argument("--plans_with_supply", action="store_true", help="curves are planned on with the stock in mind")
+    parser.add_argument("--rival", choices=RIVALS, help="how rivals answer after the log; as in it if none is named")
+    parser.add_argument("--programs", action="store_true", help="also dynamic programs over the stock, on each curve")
     parser.add_argument("--weeks", nargs="+", type=int, default=[0, 4, 13, 26], help="numbers of visible weeks")
     parser.add_argument("--only", nargs="*", default=[], help="only these strategies, and the base alone")
     parser.add_argument("--ours", help="the strategy that all others are tested against")
@@ -159,10 +200,10 @@ def build_tasks(
     patch: int,
 ) -> tuple[dict[int, FewShotTask], DataSource]:
     """Tasks of all categories by number of visible weeks, and where they come from."""
-    name = f"shops-{logs[0].settings.seed // 100 * 100}"
-    store = build_decision_store(logs, market.decision_weeks, name)
-    categories = decision_categories(store, max(settings.weeks), market.decision_weeks)
-    tasks = {k: build_task(store, categories, processor, k, settings, patch) for k in settings.weeks}
+    store = build_decision_store(logs, market.decision_weeks, store_name(market, logs[0].settings.seed // 100 * 100))
+    periods = {k: k * market.kind.periods_per_week for k in settings.weeks}
+    categories = decision_categories(store, max(periods.values()), market.decision_weeks)
+    tasks = {k: build_task(store, categories, processor, n, settings, patch) for k, n in periods.items()}
     return tasks, DataSource(store.name, store.fingerprint)
 
 
@@ -275,6 +316,7 @@ def measure(
     arguments: argparse.Namespace,
     file: Path,
     draw: int,
+    known: dict[str, np.ndarray],
 ) -> pd.DataFrame:
     """All scores of a draw; those that stand in the file already are not computed again."""
     table = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["strategy", "k", "draw", "seed"])
@@ -287,19 +329,27 @@ def measure(
         table.to_csv(file, index=False, float_format="%.6g")
 
     if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
-        ranges = RetailSettings(stocked_share=market.stocked_share, reference_share=market.reference_share)
-        for weeks, prices in informed_prices(bench.truth, list(bench.tasks), ranges).items():
-            keep(score_prices(bench.truth, prices, CEILING, weeks))
+        ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
+        periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
+        for number, prices in informed_prices(bench.truth, list(periods), ranges).items():
+            keep(score_prices(bench.truth, prices, CEILING, periods[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks, draw, 0) not in done:
-                keep(score_rivals(bench.truth, weeks))
+                keep(score_rivals(bench.truth, weeks, weeks * market.kind.periods_per_week, known))
+            if weeks and arguments.plans_with_supply and ("log_log_with_supply", weeks, draw, 0) not in done:
+                aware = log_log_with_supply(bench.truth, weeks * market.kind.periods_per_week)
+                keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
             progress.advance(bar)
             for label, strategy in strategies.items():
                 name, _, seed = label.partition("#")
                 if (name, weeks, draw, int(seed or 0)) not in done:
                     keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}), int(seed or 0))
+                if arguments.programs and (f"{name}_program", weeks, draw, int(seed or 0)) not in done:
+                    curves = read_curves(bench.model, strategy(task), task.query, bench.truth, bench.scaling)
+                    values = follow_program(bench.truth, curves)
+                    keep(score_values(bench.truth, values, f"{name}_program", weeks), int(seed or 0))
                 progress.advance(bar)
     return table
 

@@ -37,6 +37,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     grid_regret,
     held_elasticities,
     simulate_categories,
+    store_name,
 )
 from pricing_fm.hub import download
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
@@ -187,11 +188,12 @@ def simulated_tasks(
     logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
     truth = find_truth(logs, market.decision_weeks)
     regret = grid_regret(truth)
-    store = build_decision_store(logs, market.decision_weeks, f"shops-{market.train_seed}")
-    categories = decision_categories(store, max(tasks.weeks), market.decision_weeks)
+    store = build_decision_store(logs, market.decision_weeks, store_name(market, market.train_seed))
+    per_week = market.kind.periods_per_week
+    categories = decision_categories(store, max(tasks.weeks) * per_week, market.decision_weeks)
     found = {}
     for weeks in tasks.weeks:
-        task = build_task(store, categories, processor, weeks, tasks, patch)
+        task = build_task(store, categories, processor, weeks * per_week, tasks, patch)
         found[weeks] = replace(task, query=add_grid(add_costs(task.query, truth), truth, regret))
     return [DataSource(store.name, store.fingerprint)], found, held_elasticities(logs, market.decision_weeks)
 

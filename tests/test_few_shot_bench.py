@@ -26,6 +26,7 @@ from pricing_fm.evaluation.few_shot import (
     pools_another_category,
     score_strategies,
     shuffled_outcomes,
+    spread_over_seeds,
 )
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
@@ -45,7 +46,7 @@ from pricing_fm.evaluation.few_shot_markets import (
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
 from pricing_fm.evaluation.few_shot_policies import dialled_prices, policy_prices
 from pricing_fm.evaluation.few_shot_posterior import build_prior, informed_prices
-from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_weeks, score_rivals
+from pricing_fm.evaluation.few_shot_rivals import held_prices, read_last_periods, score_rivals
 from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, simulate_log
 from pricing_fm.metrics.bootstrap import interquartile_mean
 from pricing_fm.models import PricingFMForPolicy
@@ -246,7 +247,7 @@ def test_scores_are_shares_of_the_gap_paired_by_category(bench: FewShotBench) ->
 
 
 def test_rivals_see_the_visible_weeks_alone(truth: DecisionTruth) -> None:
-    assert read_last_weeks(truth, 4).frame["timestamp"].nunique() == 4
+    assert read_last_periods(truth, 4).frame["timestamp"].nunique() == 4
     found = score_rivals(truth, 4).pivot(index="category", columns="strategy", values="gap_closed")
     assert {"last_price", "log_log_elasticity", "cost_plus", "cloning", "list_price", "myopic_oracle"} <= set(found)
     assert set(score_rivals(truth, 0)["strategy"]) == {"list_price", "myopic_oracle", "held_oracle"}
@@ -333,6 +334,30 @@ def test_comparisons_are_paired_and_corrected_as_holm_does() -> None:
     assert (found["p_non_inferior"] < 0.05).all()
     with pytest.raises(ValueError, match="was not measured"):
         compare_strategies(pd.DataFrame(rows), "absent", ["same"], 0)
+
+
+def test_the_spread_over_seeds_is_that_of_their_interquartile_means() -> None:
+    rows = [
+        {
+            "strategy": name,
+            "k": 4,
+            "category": str(c),
+            "gap_closed": c / 10 + level + 0.5 * draw,
+            "draw": draw,
+            "seed": seed,
+        }
+        for name, levels in (("ours", (0.0, 0.2, 0.4)), ("once", (0.0,)))
+        for seed, level in enumerate(levels)
+        for draw in (0, 1)
+        for c in range(8)
+    ]
+    found = spread_over_seeds(pd.DataFrame(rows))
+    assert list(found["strategy"]) == ["ours"]
+    row = found.iloc[0]
+    assert (row["seeds"], row["k"]) == (3, 4)
+    assert row["mean"] == pytest.approx(0.35 + 0.2 + 0.25)
+    assert row["deviation"] == pytest.approx(0.2)
+    assert row["highest"] - row["lowest"] == pytest.approx(0.4)
 
 
 def test_settings_that_a_corpus_may_have_seen_are_refused() -> None:

@@ -12,7 +12,7 @@ from pricing_fm.adapters import PoolingRule
 from pricing_fm.adapters.pooling import POOLING_LINEAR
 from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth
-from pricing_fm.evaluation.few_shot_planning import plan_prices, read_curves
+from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
 from pricing_fm.metrics.bootstrap import interquartile_mean, stratified_bootstrap
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.results import ResultRow
@@ -23,6 +23,9 @@ from pricing_fm.training.pooling import pool_stack
 
 Strategy = Callable[[FewShotTask], Stack]
 """Turns a task's visible weeks into one update per category."""
+
+Planner = Callable[[DecisionTruth, PlannedCurves], np.ndarray]
+"""Constant prices `(items,)` from demand curves; of the truth it reads what a seller knows: costs, and his supply."""
 
 LEVEL = 0.9  # of every interval
 MARGIN = 0.02  # of the gap: a loss that does not matter
@@ -46,6 +49,11 @@ class Start:
     stops_early: bool
 
 
+def plan_for_margin(truth: DecisionTruth, curves: PlannedCurves) -> np.ndarray:
+    """The highest expected margin, as if nothing limited sales."""
+    return plan_prices(curves, truth.costs)
+
+
 @dataclass(frozen=True)
 class FewShotBench:
     """Held-out categories, what is visible of them at each k, and what prices are worth there.
@@ -56,6 +64,7 @@ class FewShotBench:
         truth (`DecisionTruth`): Of the same categories.
         optim (`OptimArguments`): Of adaptations.
         scaling (`float`): Of low-rank updates.
+        plan (`Planner`): How prices follow from curves.
     """
 
     model: PricingFMForPolicy
@@ -63,6 +72,7 @@ class FewShotBench:
     truth: DecisionTruth
     optim: OptimArguments
     scaling: float
+    plan: Planner = plan_for_margin
 
 
 def no_adaptation(update: Mapping[str, torch.Tensor] | None = None) -> Strategy:
@@ -183,7 +193,6 @@ def multiply_out(stack: Stack, scaling: float) -> Stack:
 def score_strategies(
     bench: FewShotBench,
     strategies: Mapping[str, Strategy],
-    caution: float = 0.0,
     on_score: Callable[[str, int], None] | None = None,
 ) -> pd.DataFrame:
     """Share of the gap that every strategy closes in every category, at every k.
@@ -191,7 +200,6 @@ def score_strategies(
     Args:
         bench (`FewShotBench`): Held-out categories.
         strategies (`Mapping[str, Strategy]`): By name.
-        caution (`float`): As in `plan_prices`.
         on_score (`Callable`, *optional*): Called with strategy and k before each score.
 
     Returns:
@@ -206,14 +214,19 @@ def score_strategies(
             stack = strategy(task)
             seconds = (time.perf_counter() - started) / len(bench.truth.names)
             curves = read_curves(bench.model, stack, task.query, bench.truth, bench.scaling)
-            prices = plan_prices(curves, bench.truth.costs, caution)
+            prices = bench.plan(bench.truth, curves)
             parts.append(score_prices(bench.truth, prices, name, weeks).assign(seconds=seconds))
     return pd.concat(parts, ignore_index=True)
 
 
 def score_prices(truth: DecisionTruth, prices: np.ndarray, name: str, weeks: int) -> pd.DataFrame:
     """The same table for prices `(items,)` that came about in another way."""
-    shares = truth.gap_closed(prices)
+    return score_values(truth, truth.values(prices), name, weeks)
+
+
+def score_values(truth: DecisionTruth, values: np.ndarray, name: str, weeks: int) -> pd.DataFrame:
+    """The same table for expected profits `(items,)`."""
+    shares = truth.shares(values)
     return pd.DataFrame({"strategy": name, "k": weeks, "category": truth.names, "gap_closed": shares, "seconds": 0.0})
 
 
@@ -308,6 +321,24 @@ def tabulate(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Interquartile means, one row per strategy and one column per k."""
     found = pd.Series({key: interquartile_mean(shares.to_numpy()) for key, shares in average_draws(table).items()})
     return found.unstack().reindex(list(strategies)).rename_axis(index="strategy", columns="k")
+
+
+def spread_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """How much the interquartile mean of a strategy moves with its seed.
+
+    Args:
+        table (`pd.DataFrame`): As in `few_shot_rows`, with `draw` and `seed`.
+
+    Returns:
+        `pd.DataFrame`: `strategy, k, seeds, mean, deviation, lowest, highest`, one row per strategy with several seeds
+            and k; draws are averaged within a category before the interquartile mean of a seed is taken.
+    """
+    means = table.groupby(["strategy", "k", "seed", "category"])["gap_closed"].mean().dropna()
+    by_seed = means.groupby(["strategy", "k", "seed"]).agg(lambda shares: interquartile_mean(shares.to_numpy()))
+    found = by_seed.groupby(["strategy", "k"]).agg(
+        seeds="size", mean="mean", deviation="std", lowest="min", highest="max"
+    )
+    return found[found["seeds"] > 1].reset_index()
 
 
 def _deal_anew(part: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:

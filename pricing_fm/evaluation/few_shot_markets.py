@@ -8,20 +8,26 @@ import pandas as pd
 import torch
 
 from pricing_fm import names
-from pricing_fm.evaluation.market import VISIBLE_COLUMNS
+from pricing_fm.evaluation.few_shot_domains import (
+    SEEN_COLUMNS,
+    SHAPES,
+    FewShotDomain,
+    find_planning_costs,
+    plan_after,
+    read_books,
+)
 from pricing_fm.evaluation.pricing import PRICE_BOUNDS
 from pricing_fm.markets import (
     LogSettings,
     ManagerSettings,
-    RetailSettings,
     SimulatedLog,
     compute_manager_outcome,
     compute_oracle,
     compute_outcome,
     simulate_log,
 )
-from pricing_fm.markets.core import get_inventory, get_unit_cost
 from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION, label_elasticities
+from pricing_fm.markets.prices import round_to_tick
 from pricing_fm.metrics.value import compute_gap_closed
 from pricing_fm.models.channels import CLIP
 from pricing_fm.panel import Panel, SeriesStore, build_store, load_panel
@@ -31,12 +37,12 @@ Batch = dict[str, torch.Tensor]
 
 # Place of the cost share among a decision's features; the next one says that it is known.
 COST_SHARE = 6
-# Products of the categories, one log for each number.
-SIZES = (8, 9, 10, 11, 12)
 # Prices tried by whoever plans: from the lowest to the highest admissible multiple of the list price in 2 % steps. The
 # nearest of them earns within 0.03 % of the best price where the elasticity is 3.
 HELD_MOVE = 0.05  # of the log price, both ways, in which an elasticity is measured
 PRICE_GRID = tuple(np.round(np.linspace(*PRICE_BOUNDS, 31), 2))
+LISTED = PRICE_GRID.index(1.0)
+SEARCH_PASSES = 3  # over items that share a capacity; a fourth moved no price of 72 clinics' items
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,14 @@ class FewShotMarketArguments:
 
     Args:
         train_categories, test_categories (`int`): To learn from, and held out.
-        logged_weeks (`int`): Weeks of a log before its origin.
-        decision_weeks (`int`): Weeks that a price is held.
-        stocked_share (`float`): Share of categories whose stock limits sales.
-        reference_share (`float`): Share of categories in which demand compares the price with a remembered one.
+        logged_weeks (`int`): Periods of a log before its origin (weeks in shops); in markets that end, as many more as
+            leave the decision alone.
+        decision_weeks (`int`): Periods that a price is held.
+        stocked_share (`float`): Share of shops whose stock limits sales.
+        reference_share (`float`): Share of shops in which demand compares the price with a remembered one.
         confounding (`tuple[float, float]`): Range of the demand followers' correlation with hidden demand.
         train_seed, test_seed (`int`): Of the markets; beyond every seed of a training corpus.
+        domain (`str`), family (`str`): What the categories are examples of.
     """
 
     train_categories: int = field(default=96, metadata={"help": "simulated categories to meta-train on"})
@@ -64,10 +72,13 @@ class FewShotMarketArguments:
     )
     train_seed: int = field(default=910_000, metadata={"help": "seed of the training categories"})
     test_seed: int = field(default=930_000, metadata={"help": "seed of the held-out categories"})
+    domain: str = field(default="retail", metadata={"help": f"domain of the categories: {', '.join(SHAPES)}"})
+    family: str = field(default="shop", metadata={"help": "family of the domain"})
 
     def __post_init__(self) -> None:
-        if min(self.train_categories, self.test_categories) < len(SIZES):
-            raise ValueError(f"--train_categories and --test_categories must be {len(SIZES)} or more: one of each size")
+        sizes = len(SHAPES[self.kind.name])
+        if min(self.train_categories, self.test_categories) < sizes:
+            raise ValueError(f"--train_categories and --test_categories must be {sizes} or more: one of each size")
         if min(self.logged_weeks, self.decision_weeks) < 1:
             raise ValueError("--logged_weeks and --decision_weeks must be at least 1")
         if min(self.train_seed, self.test_seed) < FIRST_SEED_OF_EVALUATION:
@@ -79,49 +90,52 @@ class FewShotMarketArguments:
         if len(self.confounding) != 2:
             raise ValueError(f"--confounding takes two numbers, found {list(self.confounding)}")
 
+    @property
+    def kind(self) -> FewShotDomain:
+        """Domain and family."""
+        return FewShotDomain(self.domain, self.family)
+
 
 def simulate_categories(
     arguments: FewShotMarketArguments, count: int, seed: int, weeks: int, random_weeks: int
 ) -> list[SimulatedLog]:
-    """Logs of retail shops of 8 to 12 products, as many categories as asked for.
+    """Logs of categories of 8 to 12 items, as many categories as asked for.
 
     Args:
         arguments (`FewShotMarketArguments`): What the markets are like.
         count (`int`): Categories.
         seed (`int`): Of the first log; sizes take seeds of their own.
-        weeks (`int`): Weeks under the managers.
-        random_weeks (`int`): Weeks with random prices after them; 0 = none.
+        weeks (`int`): Periods under the managers; in markets that end, the next number that leaves the decision alone.
+        random_weeks (`int`): Periods with random prices after them; 0 = none.
 
     Returns:
         `list[SimulatedLog]`: One per size.
     """
-    shares = np.full(len(SIZES), count // len(SIZES)) + (np.arange(len(SIZES)) < count % len(SIZES))
+    kind = arguments.kind
+    shapes = SHAPES[kind.name]
+    shares = np.full(len(shapes), count // len(shapes)) + (np.arange(len(shapes)) < count % len(shapes))
     low, high = arguments.confounding
-    return [
-        simulate_log(
-            RetailSettings(
-                num_products=size,
-                stocked_share=arguments.stocked_share,
-                reference_share=arguments.reference_share,
-            ),
-            ManagerSettings(confounding=(low, high)),
-            LogSettings(
-                num_markets=int(share),
-                num_periods=weeks + random_weeks,
-                randomized_periods=(random_weeks, random_weeks) if random_weeks else None,
-                seed=seed + size,
-                name=f"m{seed + size}",
-            ),
+    logs = []
+    for (products, segments), share in zip(shapes, shares, strict=True):
+        settings = kind.build_settings((products, segments), arguments.stocked_share, arguments.reference_share)
+        own = seed + products + 20 * (segments - 1)
+        log = LogSettings(
+            num_markets=int(share),
+            num_periods=kind.count_periods(settings, weeks, arguments.decision_weeks) + random_weeks,
+            randomized_periods=(random_weeks, random_weeks) if random_weeks else None,
+            seed=own,
+            name=f"m{own}",
+            domain=kind.name,
+            family=kind.family,
         )
-        for size, share in zip(SIZES, shares, strict=True)
-        if share
-    ]
+        if share:
+            logs.append(simulate_log(settings, ManagerSettings(confounding=(low, high)), log))
+    return logs
 
 
 def build_training_store(logs: Sequence[SimulatedLog], name: str) -> SeriesStore:
     """Logs as one store that knows the true elasticity of every week."""
-    columns = [*VISIBLE_COLUMNS, names.PRICE_IS_INTERVENTION]
-    panel = _load([log.panel for log in logs], columns, name)
+    panel = _load([read_books(log) for log in logs], logs[0], name)
     truth = pd.concat(
         pd.DataFrame(
             {
@@ -138,7 +152,7 @@ def build_training_store(logs: Sequence[SimulatedLog], name: str) -> SeriesStore
 
 def grid_prices(truth: "DecisionTruth") -> np.ndarray:
     """Prices that planners may choose, `(items, P)`, whole coins."""
-    return np.round(truth.list_prices[:, None] * np.asarray(PRICE_GRID), 2)
+    return round_to_tick(truth.list_prices[:, None] * np.asarray(PRICE_GRID), truth.ticks[:, None])
 
 
 def held_elasticities(logs: Sequence[SimulatedLog], decision_weeks: int) -> np.ndarray:
@@ -163,7 +177,7 @@ def held_elasticities(logs: Sequence[SimulatedLog], decision_weeks: int) -> np.n
         )
         return np.asarray(np.log(low / high) / (2 * HELD_MOVE))
 
-    return _per_item(logs, ids, measure)
+    return per_item(logs, ids, measure)
 
 
 @dataclass(frozen=True)
@@ -175,7 +189,10 @@ class DecisionTruth:
         item_ids (`tuple[str, ...]`): Items, sorted.
         categories (`np.ndarray`, shape `(items,)`, int64): Category of each item.
         names (`tuple[str, ...]`): Categories, sorted.
-        list_prices, costs (`np.ndarray`, shape `(items,)`): At the decision, currency.
+        groups (`np.ndarray`, shape `(items,)`, int64): Items of the same number share a capacity; else each its own.
+        turns (`np.ndarray`, shape `(items,)`, int64): Items of a group in the order in which a search moves them.
+        list_prices, costs, ticks (`np.ndarray`, shape `(items,)`): At the decision, currency; costs as prices are
+            planned with; the smallest coin.
         manager, oracle (`np.ndarray`, shape `(categories,)`): Expected profit, currency.
         decision_weeks (`int`): Weeks that a price is held.
     """
@@ -184,8 +201,11 @@ class DecisionTruth:
     item_ids: tuple[str, ...]
     categories: np.ndarray
     names: tuple[str, ...]
+    groups: np.ndarray
+    turns: np.ndarray
     list_prices: np.ndarray
     costs: np.ndarray
+    ticks: np.ndarray
     manager: np.ndarray
     oracle: np.ndarray
     decision_weeks: int
@@ -194,9 +214,19 @@ class DecisionTruth:
         """Expected profit of constant prices `(items,)`, currency, cut to the bounds that the oracle keeps, too."""
         low, high = PRICE_BOUNDS
         kept = np.clip(prices, low * self.list_prices, high * self.list_prices)
-        return _per_item(
+        return per_item(
             self.logs, self.item_ids, lambda log, own: compute_outcome(log, own, self.decision_weeks).value, kept
         )
+
+    def search(self, value: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Constant prices of the grid that are worth most `(items,)`.
+
+        Items that share a capacity are moved one after another, from the list price, for some passes.
+
+        Args:
+            value (`Callable`): What constant prices `(items,)` are worth, `(items,)`.
+        """
+        return search_prices(value, grid_prices(self), self.groups, self.turns)
 
     def gap_closed(self, prices: np.ndarray) -> np.ndarray:
         """Share of the gap between manager and oracle that constant prices close, per category.
@@ -207,41 +237,108 @@ class DecisionTruth:
         Returns:
             `(categories,)`: NaN where the manager has almost all of the oracle's value already.
         """
-        totals = np.bincount(self.categories, self.values(prices))
+        return self.shares(self.values(prices))
+
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """The same for expected profits `(items,)` that came about in another way."""
+        totals = np.bincount(self.categories, values)
         return compute_gap_closed(totals, self.manager, self.oracle).shares
 
 
+def search_prices(
+    value: Callable[[np.ndarray], np.ndarray], candidates: np.ndarray, groups: np.ndarray, turns: np.ndarray
+) -> np.ndarray:
+    """Coordinate ascent over candidates `(items, P)`; exact where every item is a group of its own."""
+    chosen, rows = candidates[:, LISTED], np.arange(len(candidates))
+    for _ in range(SEARCH_PASSES if turns.any() else 1):
+        for turn in range(int(turns.max()) + 1):
+            here = turns == turn
+            totals = [np.bincount(groups, value(np.where(here, column, chosen))) for column in candidates.T]
+            best = np.stack(totals, axis=1).argmax(axis=1)[groups]
+            chosen = np.where(here, candidates[rows, best], chosen)
+    return chosen
+
+
 def find_truth(logs: Sequence[SimulatedLog], decision_weeks: int) -> DecisionTruth:
-    """Manager's and oracle's values after logs; the oracle takes most of the time, a second or two per ten items."""
+    """Manager's and oracle's values after logs; the oracle takes most of the time, a second or two per ten items.
+
+    Items that share a capacity have no oracle of their own: the best constant prices of the grid that a search finds
+    stand in for it.
+    """
     items = pd.concat([log.items for log in logs]).sort_values(names.ITEM_ID)
     ids = tuple(items[names.ITEM_ID])
     codes, labels = pd.factorize(items[names.CATEGORY], sort=True)
-    prices = _per_item(logs, ids, lambda log, _: np.ravel(log.state.list_price))
-    costs = _per_item(logs, ids, lambda log, _: np.ravel(get_unit_cost(log.parameters, log.state)))
-    manager = _per_item(logs, ids, lambda log, _: compute_manager_outcome(log, decision_weeks).value)
-    oracle = _per_item(logs, ids, lambda log, _: compute_oracle(log, decision_weeks, PRICE_BOUNDS).value)
-    return DecisionTruth(
+    alone = all(log.parameters.is_separable for log in logs)
+    truth = DecisionTruth(
         logs=tuple(logs),
         item_ids=ids,
         categories=codes.astype(np.int64),
         names=tuple(labels),
-        list_prices=prices,
-        costs=costs,
-        manager=np.bincount(codes, manager),
-        oracle=np.bincount(codes, oracle),
+        groups=np.arange(len(ids)) if alone else _places(logs, ids, _number_groups),
+        turns=np.zeros(len(ids), dtype=np.int64) if alone else _places(logs, ids, _number_turns),
+        list_prices=per_item(logs, ids, lambda log, _: np.ravel(log.state.list_price)),
+        costs=per_item(logs, ids, lambda log, _: np.ravel(find_planning_costs(log))),
+        ticks=per_item(
+            logs, ids, lambda log, _: np.ravel(np.broadcast_to(log.parameters.price_tick, log.parameters.shape))
+        ),
+        manager=np.bincount(
+            codes, per_item(logs, ids, lambda log, _: compute_manager_outcome(log, decision_weeks).value)
+        ),
+        oracle=np.zeros(len(labels)),
         decision_weeks=decision_weeks,
     )
+    if alone:
+        best = per_item(logs, ids, lambda log, _: compute_oracle(log, decision_weeks, PRICE_BOUNDS).value)
+    else:
+        best = truth.values(truth.search(truth.values))
+    return replace(truth, oracle=np.bincount(codes, best))
+
+
+def _number_groups(log: SimulatedLog) -> np.ndarray:
+    """Products of a market share nothing, their segments a capacity: the number of the product, per item."""
+    markets, products, segments = log.parameters.shape
+    return np.repeat(np.arange(markets * products), segments)
+
+
+def _number_turns(log: SimulatedLog) -> np.ndarray:
+    """The number of the segment, per item."""
+    return np.tile(np.arange(log.parameters.shape[2]), log.num_items // log.parameters.shape[2])
+
+
+def _places(
+    logs: Sequence[SimulatedLog], ids: Sequence[str], number: Callable[[SimulatedLog], np.ndarray]
+) -> np.ndarray:
+    """Whole numbers of every log's items; those of different logs differ if they are groups."""
+    first, numbers = 0, dict[str, int]()
+    for log in logs:
+        own = number(log)
+        numbers |= dict(zip(log.items[names.ITEM_ID], own + first, strict=True))
+        first += int(own.max()) + 1 if number is _number_groups else 0
+    return np.array([numbers[item] for item in ids])
 
 
 def grid_regret(truth: DecisionTruth) -> np.ndarray:
     """What every price of the grid loses against the best of them, `(items, P)`.
 
-    In shares of the category's gap between manager and oracle; 0 in categories without one.
+    In shares of the category's gap between manager and oracle; 0 in categories without one. Items that share a capacity
+    are moved one at a time, the others stay at their list prices.
     """
-    values = np.stack([truth.values(column) for column in grid_prices(truth).T], axis=1)
+    values = np.stack([_own_values(truth, column) for column in grid_prices(truth).T], axis=1)
     shares = compute_gap_closed(truth.manager, truth.manager, truth.oracle).shares
     gap = np.where(np.isfinite(shares), truth.oracle - truth.manager, np.inf)
     return (values.max(axis=1, keepdims=True) - values) / gap[truth.categories][:, None]
+
+
+def _own_values(truth: DecisionTruth, prices: np.ndarray) -> np.ndarray:
+    """What each item's group earns if the item alone leaves its list price, `(items,)`."""
+    if not truth.turns.any():
+        return truth.values(prices)
+    found = np.empty(len(prices))
+    for turn in range(int(truth.turns.max()) + 1):
+        here = truth.turns == turn
+        totals = np.bincount(truth.groups, truth.values(np.where(here, prices, truth.list_prices)))
+        found[here] = totals[truth.groups][here]
+    return found
 
 
 def add_grid(query: Batch, truth: DecisionTruth, regret: np.ndarray) -> Batch:
@@ -287,16 +384,13 @@ def add_costs(query: Batch, truth: DecisionTruth) -> Batch:
 
 def build_decision_store(logs: Sequence[SimulatedLog], decision_weeks: int, name: str) -> SeriesStore:
     """Logs with a plan after them: list price, no promotion, the stock at the origin, marked as an intervention."""
-    columns = [*VISIBLE_COLUMNS, names.PRICE_IS_INTERVENTION]
-    frames = []
-    for log in logs:
-        frames += [log.panel, _plan_after(log, decision_weeks)]
-    return build_store(_load(frames, columns, name))
+    frames = [frame for log in logs for frame in (read_books(log), plan_after(log, decision_weeks))]
+    return build_store(_load(frames, logs[0], name))
 
 
-def decision_categories(store: SeriesStore, weeks: int, decision_weeks: int) -> list[Category]:
-    """The store's categories with the decision as their origin."""
-    return find_categories(store, weeks, decision_weeks, seed=0)
+def store_name(arguments: FewShotMarketArguments, seed: int) -> str:
+    """Name of a store of categories in result rows."""
+    return f"shops-{seed}" if arguments.kind == FewShotDomain("retail", "shop") else f"{arguments.family}-{seed}"
 
 
 def _rows_of(truth: DecisionTruth, rows: int) -> np.ndarray:
@@ -306,28 +400,19 @@ def _rows_of(truth: DecisionTruth, rows: int) -> np.ndarray:
     return np.asarray(first[:, None] + np.minimum(np.arange(rows), counts[:, None] - 1))
 
 
-def _plan_after(log: SimulatedLog, weeks: int) -> pd.DataFrame:
-    period = np.timedelta64(7, "D")
-    last = log.timestamps[-1]
-    stock = np.ravel(get_inventory(log.parameters, log.state))
-    listed = np.ravel(log.state.list_price)
-    frame = log.items.loc[np.repeat(log.items.index, weeks)].reset_index(drop=True)
-    first = np.tile(np.arange(weeks) == 0, log.num_items)
-    frame[names.TIMESTAMP] = np.tile(last + period * np.arange(1, weeks + 1), log.num_items)
-    frame[names.UNITS] = np.nan
-    frame[names.PRICE] = frame[names.LIST_PRICE] = np.repeat(listed, weeks)
-    stocks = np.repeat(stock, weeks)
-    frame[names.INVENTORY] = np.where(first & np.isfinite(stocks), stocks, np.nan)
-    frame["promotion"], frame[names.PRICE_IS_INTERVENTION] = 0.0, 1.0
-    return frame
+def decision_categories(store: SeriesStore, periods: int, decision_weeks: int) -> list[Category]:
+    """The store's categories with the decision as their origin, and at least so many periods before it."""
+    return find_categories(store, periods, decision_weeks, seed=0, cadence=store.frequency.name)
 
 
-def _load(frames: Sequence[pd.DataFrame], columns: Sequence[str], name: str) -> Panel:
+def _load(frames: Sequence[pd.DataFrame], like: SimulatedLog, name: str) -> Panel:
+    columns = (*SEEN_COLUMNS, names.PRICE_IS_INTERVENTION)
     table = pd.concat([frame[[one for one in columns if one in frame]] for frame in frames], ignore_index=True)
-    return replace(load_panel(table, schema={"promotion": "promotion", "frequency": "W"}), name=name)
+    schema = {"promotion": "promotion", "frequency": like.settings.cadence}
+    return replace(load_panel(table, schema=schema), name=name)
 
 
-def _per_item(
+def per_item(
     logs: Sequence[SimulatedLog],
     item_ids: Sequence[str],
     function: Callable[[SimulatedLog, np.ndarray], np.ndarray],

@@ -21,8 +21,11 @@ from pricing_fm.evaluation.few_shot_markets import PRICE_GRID, DecisionTruth, gr
 from pricing_fm.markets import RetailSettings, SimulatedLog, compute_outcome
 from pricing_fm.markets.core import Market
 from pricing_fm.markets.demand import OwnPriceDemand
+from pricing_fm.markets.domains import EnergySettings, FaresSettings
 from pricing_fm.markets.responses import FAMILIES, compute_log_response
 from pricing_fm.metrics.value import compute_gap_closed
+
+Settings = RetailSettings | EnergySettings | FaresSettings
 
 # Elasticities and category means of the posterior: neighbours lie 8 % and 0.1 apart with the default ranges.
 ELASTICITIES, MEANS = 30, 34
@@ -32,14 +35,15 @@ _LEAST = 1e-300
 
 
 def informed_prices(
-    truth: DecisionTruth, weeks: Sequence[int], market: RetailSettings, seed: int = 0
+    truth: DecisionTruth, weeks: Sequence[int], market: Settings, seed: int = 0
 ) -> dict[int, np.ndarray]:
     """Prices with the highest posterior expected share of the gap closed, held over the weeks of the decision.
 
     Args:
-        truth (`DecisionTruth`): Logs of `retail/shop` and what prices are worth after them.
-        weeks (`Sequence[int]`): k: the last weeks of the logs that are seen; 0 = the prior.
-        market (`RetailSettings`): Ranges that the markets were drawn from.
+        truth (`DecisionTruth`): Logs of items that answer to their own price alone, and what prices are worth after
+            them.
+        weeks (`Sequence[int]`): k: the last periods of the logs that are seen; 0 = the prior.
+        market (`Settings`): Ranges that the markets were drawn from.
         seed (`int`): Of the draws.
 
     Returns:
@@ -68,17 +72,24 @@ def informed_prices(
     return found
 
 
-def build_prior(market: RetailSettings) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+def build_prior(market: Settings) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
     """What is known of an item before its category's weeks.
 
+    Categories of shops have a mean elasticity; elsewhere every item draws its own from the range.
+
     Args:
-        market (`RetailSettings`): Ranges.
+        market (`Settings`): Ranges.
 
     Returns:
         Response families (index into `responses.FAMILIES`, equally likely), elasticities `(E,)`, and the chance of each
         elasticity given each of `MEANS` equally likely category means `(M, E)`.
     """
     low, high = market.elasticity_range
+    if not isinstance(market, RetailSettings):
+        edges = np.geomspace(low, high, ELASTICITIES + 1)
+        known = market.responses if isinstance(market, EnergySettings) else ("exponential",)
+        chances = (np.diff(edges) / (high - low))[None]
+        return tuple(FAMILIES.index(name) for name in known), np.sqrt(edges[1:] * edges[:-1]), chances
     bounds = market.elasticity_bounds or (0.6 * low, 1.5 * high)
     edges = np.linspace(float(np.log(bounds[0])), float(np.log(bounds[1])), ELASTICITIES + 1)
     middles = 0.5 * (edges[1:] + edges[:-1])
@@ -104,8 +115,8 @@ def _demand_of(log: SimulatedLog) -> OwnPriceDemand:
     demand = log.parameters.demand
     if not isinstance(demand, OwnPriceDemand):
         raise ValueError(
-            f"the items of {log.parameters.domain}/{log.parameters.family} do not answer to their own price alone; the"
-            " posterior needs retail/shop"
+            f"the items of {log.parameters.domain}/{log.parameters.family} do not answer to their own price alone, as"
+            " those of retail/shop, energy/supplier and fares/single_leg do"
         )
     return demand
 

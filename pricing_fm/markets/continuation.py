@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pricing_fm.markets import core
-from pricing_fm.markets.core import Market
+from pricing_fm.markets.core import Market, MarketState
 from pricing_fm.markets.log_truth import compute_optimal_prices
 from pricing_fm.markets.logs import SimulatedLog
 from pricing_fm.markets.managers import decide, split_by_manager
@@ -101,6 +101,28 @@ def compute_outcome(
         raise ValueError("prices holds a value that is not positive and finite; every item needs a price")
     promoted = _promotions(log, promotions, num_periods, num_rollouts)
     return _compute_outcome(log, path, promoted, num_rollouts)
+
+
+def compute_policy_outcome(
+    log: SimulatedLog, choose: Callable[[MarketState], np.ndarray], num_periods: int, num_rollouts: int = 64
+) -> FutureOutcome:
+    """Expected outcome under prices that answer to the state of the market, without promotions.
+
+    Args:
+        log: Logged markets.
+        choose: Prices `(markets x num_rollouts, products, segments)` from the state of all repetitions, those of a
+            market side by side; currency per unit.
+        num_periods: Periods after the log, >= 1.
+        num_rollouts: Repetitions, on the luck that `compute_outcome` knows; every market is rolled out.
+
+    Returns:
+        Expected profit, demand and sales.
+
+    Raises:
+        ValueError: If a count is below 1 or the market ends before.
+    """
+    promoted = _promotions(log, None, num_periods, num_rollouts)
+    return FutureOutcome(*_roll_out(log, choose, promoted, num_rollouts), np.zeros(log.num_items, dtype=bool))
 
 
 def compute_manager_outcome(
@@ -297,9 +319,15 @@ def _compute_exactly(
 
 
 def _roll_out(
-    log: SimulatedLog, prices: np.ndarray | None, promotions: np.ndarray, num_rollouts: int
+    log: SimulatedLog,
+    prices: np.ndarray | Callable[[MarketState], np.ndarray] | None,
+    promotions: np.ndarray,
+    num_rollouts: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over rollouts; `prices` None lets the managers decide. Unlimited items count mean demand, not draws."""
+    """Means over rollouts; `prices` may answer to the state, None lets the managers decide.
+
+    Unlimited items count mean demand, not draws.
+    """
     rows = np.repeat(np.arange(len(log.market_ids)), num_rollouts)
     rollout = np.tile(np.arange(1, num_rollouts + 1), len(log.market_ids))
     random = build_streams(log.settings.seed, log.market_ids[rows], rollout)
@@ -308,7 +336,10 @@ def _roll_out(
     desks = split_by_manager(habits, market)
     parts: list[list[np.ndarray]] = [[], [], []]
     for ahead in range(promotions.shape[-1]):
-        price = decide(habits, market, state, random, desks).prices if prices is None else prices[rows, ..., ahead]
+        if prices is None:
+            price = decide(habits, market, state, random, desks).prices
+        else:
+            price = prices(state) if callable(prices) else prices[rows, ..., ahead]
         cost, unlimited = core.get_unit_cost(market, state), np.isinf(core.get_inventory(market, state))
         state, observation, reward, truth = core.step(market, state, price, random, promotions[rows, ..., ahead])
         sales = np.where(unlimited, truth.mean_demand, observation.units)

@@ -89,23 +89,28 @@ class FewShotTask:
     query: Batch
 
 
-def find_categories(store: SeriesStore, most_weeks: int, query_weeks: int, seed: int) -> list[Category]:
+def find_categories(
+    store: SeriesStore, most_weeks: int, query_weeks: int, seed: int, cadence: str = "W"
+) -> list[Category]:
     """Every category of a store with an origin: where prices begin to be drawn at random, else drawn among its weeks.
 
     Args:
-        store (`SeriesStore`): Weekly series with categories.
-        most_weeks (`int`): Weeks that must lie before an origin.
-        query_weeks (`int`): Weeks that must follow it.
+        store (`SeriesStore`): Series with categories.
+        most_weeks (`int`): Weeks that must lie before an origin; periods of the store, where `cadence` is no week.
+        query_weeks (`int`): Weeks that must follow it; likewise.
         seed (`int`): Of drawn origins.
+        cadence (`str`): Length of a period that the caller counts in.
 
     Returns:
         `list[Category]`: Sorted by name; categories that are too short are left out.
 
     Raises:
-        PanelError: If the store is not weekly, or none of its categories is long enough.
+        PanelError: If the store has another cadence, or none of its categories is long enough.
     """
-    if not store.frequency.name.startswith("W"):
-        raise PanelError(f"panel {store.name!r} has periods of {store.frequency.name!r}; few-shot tasks count weeks")
+    if not store.frequency.name.startswith(cadence):
+        raise PanelError(
+            f"panel {store.name!r} has periods of {store.frequency.name!r}; few-shot tasks count periods of {cadence!r}"
+        )
     column = store.static_categories[:, names.STATIC_CATEGORIES.index(names.CATEGORY)]
     labels = sorted({str(label) for label in column if label is not None})
     first_weeks = _weeks_of(store, np.asarray(store.timestamps[store.offsets[:-1]]))
@@ -146,7 +151,7 @@ def build_task(
         store (`SeriesStore`): Series.
         categories (`Sequence[Category]`): Whose windows; their weeks before `origin - weeks` are read nowhere.
         processor (`PricingFMProcessor`): Belongs to the network.
-        weeks (`int`): k.
+        weeks (`int`): k, in periods of the store.
         arguments (`TaskArguments`): Query and holdout.
         patch_length (`int`): Of the network; contexts are as many whole patches as the weeks need.
         rows (`int`, *optional*): Items that every category is filled up to; None = as many as the largest has.
