@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ from pricing_fm.policy.engine import share_weights
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.training.adapt import AdaptArguments, adapt, visible_panel
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.policy_learning import PolicyArguments
+from pricing_fm.training.policy_learning import Algorithm, PolicyArguments
 
 # Columns that the simulator hands to a policy; the propensity and the truth stay behind.
 VISIBLE_COLUMNS = (
@@ -29,7 +29,8 @@ VISIBLE_COLUMNS = (
 )  # fmt: skip
 
 
-AdapterKind = Literal["forecast", "structured", "raw", "cloning"]
+AdapterKind = Algorithm | Literal["forecast"]
+ADAPTER_KINDS: tuple[AdapterKind, ...] = ("forecast", *get_args(Algorithm))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
         `PricingPolicy`: Shares the base's weights.
     """
     adapters: dict[str | None, LoadedAdapter] = {}
-    structured = recipe.policy.algorithm == "structured"
     for category in panel.categories:
         network = share_weights(base.model)
         wrapped = add_adapter(network, category_slug(category), recipe.lora, seed=seed)
@@ -119,10 +119,10 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
                 has_policy=result.policy_loss is not None,
                 rewards=recipe.rewards,
                 discount=recipe.policy.discount,
-                # Only structured values can be asked about prices that were not logged in that state.
-                aggressiveness=recipe.policy.aggressiveness if structured else 0.0,
+                aggressiveness=recipe.policy.dial,
                 guardrails=Guardrails(),
                 folder=None,
+                caution=recipe.policy.caution,
             )
     return PricingPolicy(base.model, base.processor, adapters, base.base_folder)
 
@@ -147,7 +147,7 @@ def evaluate_market(
         recipe (`AdaptationRecipe`): Of the adapters.
         rules (`Sequence[PriceRule]`): Baselines.
         algorithms (`Sequence[str]`): Adapters to train: `forecast` (plans on the adapted curve), `structured`, `raw`,
-            `cloning`.
+            `cloning` and the other algorithms of `PolicyArguments`.
         seed (`int`): Of the adaptations.
 
     Returns:
