@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from pricing_fm import names
-from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, read_weights
+from pricing_fm.adapters import AdapterWeights, LoraArguments, add_adapter, category_slug, read_weights
 from pricing_fm.evaluation.pricing import PricingEvaluation, evaluate_prices
 from pricing_fm.evaluation.pricing_baselines import PriceRule
 from pricing_fm.guardrails import Guardrails
@@ -110,21 +110,49 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
                 recipe.policy,
                 recipe.rewards,
             )
-            situation = read_situation(visible, base.processor.context_length, 1)
-            references = base.processor.reference_prices(situation.windows.past, situation.windows.future)
-            adapters[category] = LoadedAdapter(
-                weights=read_weights(wrapped, category_slug(category)),
-                category=category,
-                support=category_support(situation.windows, references, base.processor, category),
-                has_policy=result.policy_loss is not None,
-                rewards=recipe.rewards,
-                discount=recipe.policy.discount,
-                aggressiveness=recipe.policy.dial,
-                guardrails=Guardrails(),
-                folder=None,
-                caution=recipe.policy.caution,
-            )
+            weights = read_weights(wrapped, category_slug(category))
+        trained = result.policy_loss is not None
+        adapters[category] = hold_adapter(base, visible, category, weights, trained, recipe.policy, recipe.rewards)
     return PricingPolicy(base.model, base.processor, adapters, base.base_folder)
+
+
+def hold_adapter(
+    base: PricingPolicy,
+    visible: Panel,
+    category: str,
+    weights: AdapterWeights,
+    has_policy: bool,
+    policy: PolicyArguments,
+    rewards: RewardWeights,
+) -> LoadedAdapter:
+    """A trained adapter as a policy takes it, never saved.
+
+    Args:
+        base (`PricingPolicy`): Of the adapter.
+        visible (`Panel`): What the adapter was trained on: it says which prices were tried.
+        category (`str`): Whose it is.
+        weights (`AdapterWeights`): Its numbers.
+        has_policy (`bool`): Whether decision heads were trained.
+        policy (`PolicyArguments`): How; says how values are used.
+        rewards (`RewardWeights`): What the policy maximises.
+
+    Returns:
+        `LoadedAdapter`.
+    """
+    situation = read_situation(visible, base.processor.context_length, 1)
+    references = base.processor.reference_prices(situation.windows.past, situation.windows.future)
+    return LoadedAdapter(
+        weights=weights,
+        category=category,
+        support=category_support(situation.windows, references, base.processor, category),
+        has_policy=has_policy,
+        rewards=rewards,
+        discount=policy.discount,
+        aggressiveness=policy.dial,
+        guardrails=Guardrails(),
+        folder=None,
+        caution=policy.caution,
+    )
 
 
 def evaluate_market(

@@ -25,6 +25,7 @@ from pricing_fm.objectives.implicit_q import bootstrapped_targets
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import (
     bootstrap_ladder,
+    features_after,
     ladder_demand,
     ladder_log_prices,
     next_values,
@@ -304,8 +305,17 @@ class PolicyLearner(nn.Module):
             ended = torch.zeros_like(decisions.mask)
             targets = bootstrapped_targets(reading["logged_rewards"], following, ended, how.discount)
         else:
-            targets = chosen(self._rung_values(reading), decisions.rungs)
+            targets = self._logged_values(reading, decisions.rungs)
         return in_sample_losses(decisions, targets, how.expectile, how.inverse_temperature)
+
+    @torch.no_grad()
+    def _logged_values(self, reading: Batch, rungs: torch.Tensor) -> torch.Tensor:
+        """Structured value of the logged rungs alone, `(B, H)`: a K-th of the states that all rungs lead to."""
+        features, head = reading["decision_features"], self._model[0].decision_head
+        after = features_after(features[:, :-1], features[:, 1:], reading["log_rungs"])
+        index = rungs[:, :-1, None, None].expand(-1, -1, 1, after.shape[-1])
+        following = head.values(reading["decision_states"][:, 1:], after.gather(2, index).squeeze(2))
+        return bootstrap_ladder(chosen(reading["rung_rewards"], rungs), following, self.arguments.discount)
 
     @torch.no_grad()
     def _rung_values(self, reading: Batch) -> torch.Tensor:
