@@ -268,6 +268,11 @@ def add_grid(query: Batch, truth: DecisionTruth, regret: np.ndarray) -> Batch:
     return query | {name: torch.from_numpy(table.astype(np.float32)) for name, table in tables.items()}
 
 
+def load_visible(logs: Sequence[SimulatedLog], name: str) -> Panel:
+    """All weeks of logs as a panel of what policies may see."""
+    return _load([log.panel for log in logs], VISIBLE_COLUMNS, name)
+
+
 def build_decision_store(logs: Sequence[SimulatedLog], decision_weeks: int, name: str) -> SeriesStore:
     """Logs with a plan after them: list price, no promotion, the stock at the origin, marked as an intervention."""
     columns = [*VISIBLE_COLUMNS, names.PRICE_IS_INTERVENTION]

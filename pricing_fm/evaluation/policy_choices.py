@@ -1,7 +1,7 @@
 """What a policy or a planner would charge among all admissible rungs, at any dial and caution, from one reading.
 
-`recommend` chooses among prices that the log has tried; here every rung inside the bounds that the oracle keeps is open,
-so that what was learned shows, and what support allows is a choice of its own.
+`recommend` chooses among prices that the log has tried; here every rung inside the bounds that the oracle keeps is
+open, so that what was learned shows, and what support allows is a choice of its own.
 Shapes: N items, P candidates (every rung, and last the current price), M response members.
 """
 
@@ -16,8 +16,8 @@ from pricing_fm.evaluation.pricing import PRICE_BOUNDS
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy
-from pricing_fm.policy.engine import Engine
-from pricing_fm.policy.planning import planned_value
+from pricing_fm.policy.engine import Engine, PathDemand
+from pricing_fm.policy.planning import cautious_gain, planned_value
 from pricing_fm.policy.situation import read_situation, with_intervention, with_siblings
 from pricing_fm.policy.support import item_support
 
@@ -32,7 +32,8 @@ class LadderChoice:
         supported (`(N, P)`, bool): True = the item was sold at such prices in the visible weeks.
         behavior, policy (`(N, P)`): Log probability of the candidate's rung.
         advantages (`(N, P, M)`): Value of holding it over keeping the price, reference revenues per period.
-        planned (`(N, P, M)`): Margin over all periods on the demand curve alone, over keeping the price, currency.
+        demand (`PathDemand`): Along paths that hold each price.
+        costs (`(N,)`): Unit costs, currency.
     """
 
     prices: np.ndarray
@@ -41,7 +42,8 @@ class LadderChoice:
     behavior: np.ndarray
     policy: np.ndarray
     advantages: np.ndarray
-    planned: np.ndarray
+    demand: PathDemand
+    costs: np.ndarray
 
 
 def read_choices(
@@ -81,7 +83,6 @@ def read_choices(
     discount = 0.98 if entries[0] is None else entries[0].discount
     scores = engine.scores(situation, prices, rewards, discount, situation.cost, 0, weights)
     demand = engine.demand(situation, np.repeat(prices[:, :, None], periods, axis=2), weights)
-    planned = planned_value(demand, prices, situation.cost, "margin", 0).members
     return LadderChoice(
         prices=prices,
         is_open=is_open,
@@ -89,7 +90,8 @@ def read_choices(
         behavior=scores.behavior,
         policy=scores.policy,
         advantages=scores.advantages / periods,
-        planned=planned - planned[:, -1:],
+        demand=demand,
+        costs=situation.cost,
     )
 
 
@@ -107,9 +109,15 @@ def policy_scores(choice: LadderChoice, dial: float, caution: float) -> np.ndarr
 
 
 def planner_scores(choice: LadderChoice, caution: float) -> np.ndarray:
-    """Margin on the demand curve alone, less `caution` standard deviations over members, `(N, P)`, currency."""
-    scores = choice.planned.mean(-1) - caution * choice.planned.std(-1)
-    return np.where(choice.is_open, scores, -np.inf)
+    """Gain in margin over keeping the price on the demand curve alone, `(N, P)`, currency, minus infinity if closed.
+
+    Args:
+        choice (`LadderChoice`): From `read_choices`.
+        caution (`float`): Standard deviations over members that a gain is lowered by.
+    """
+    value = planned_value(choice.demand, choice.prices, choice.costs, "margin", 0)
+    current = np.full(len(choice.prices), choice.prices.shape[1] - 1)
+    return np.where(choice.is_open, cautious_gain(value, current, caution), -np.inf)
 
 
 def best_prices(choice: LadderChoice, scores: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ class Trial:
         optim (`AdaptOptimArguments`): How its weights move.
         steps (`int`): Optimizer steps (of each stage).
         linears (`tuple[str, ...]`): Linears of the decision heads that learn: `head_in`, `head_out` or both.
-        values_first (`bool`): An adapter for values, then one for the policy on values that stand still; else both heads
-            learn together in one.
+        values_first (`bool`): An adapter for values, then one for the policy on values that stand still; else both
+            heads learn together in one.
         in_currency (`bool`): Rewards in currency, relative to the mean item of a batch, and not in each item's own
             reference revenue.
     """
@@ -129,7 +129,8 @@ def learn_heads(
             for name, parameter in wrapped.named_parameters():
                 learns = "lora_" in name and DECISION_HEAD in name and any(head in name for head in heads)
                 parameter.requires_grad_(learns and any(linear in name for linear in trial.linears))
-            learner = PolicyLearner(wrapped, network, base.processor, trial.policy, rewards)
+            # The loop goes through all modules it is given at every step, so it is given those alone that learn.
+            learner = PolicyLearner(network.decision_head, network, base.processor, trial.policy, rewards)
             seconds += train(learner, source, trial.optim, loop, output).seconds
     return read_weights(wrapped, ADAPTER), seconds
 
