@@ -52,7 +52,9 @@ from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import DataSource, build_results, write_results
 from pricing_fm.training.policy_learning import FROM_THE_CURVE
 
-MIXED = "mixed"
+MIXED, FOLLOWER = "mixed", "demand_follower"
+# As many as there are categories of each size by default, so that all of them are met.
+MIXED_MANAGERS = (FOLLOWER, "hi_lo", "epsilon_ladder")
 LOGGED_WEEKS, DECISION_WEEKS = 60, 8
 DIALS, CAUTIONS, DIAL, CAUTION = (0.0, 300.0, 3000.0, np.inf), (0.0, 1.0), 3000.0, 0.5
 REWARDS = RewardWeights()
@@ -133,11 +135,11 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, help="folder of the base")
     parser.add_argument("--output_dir", required=True, help="categories.csv, results.json, policies.png")
-    parser.add_argument("--categories", type=int, default=10, help="held-out categories of each kind of market")
+    parser.add_argument("--categories", type=int, default=15, help="held-out categories of each kind of market")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of windows and first values")
     parser.add_argument(
         "--markets", nargs="+", default=[MIXED, "-0.9", "0.0", "0.5", "0.9"],
-        help="correlations of prices with hidden demand; mixed = -0.9 to 0.9",
+        help="correlations of all managers' prices with hidden demand; mixed = three kinds of managers",
     )  # fmt: skip
     parser.add_argument("--only", nargs="*", default=[], help="only these trials")
     parser.add_argument("--weeks", type=int, default=26, help="visible weeks")
@@ -182,7 +184,7 @@ class Table:
 
 
 def build_arena(base: PricingPolicy, name: str, arguments: argparse.Namespace) -> Arena:
-    """Markets, their truth, and what every candidate price is worth; half a minute for twelve categories."""
+    """Markets, their truth, and what every candidate price is worth; half a minute for fifteen categories."""
     market = FewShotMarketArguments(
         test_categories=arguments.categories,
         logged_weeks=LOGGED_WEEKS,
@@ -191,6 +193,7 @@ def build_arena(base: PricingPolicy, name: str, arguments: argparse.Namespace) -
         reference_share=arguments.reference_share,
         confounding=(-0.9, 0.9) if name == MIXED else (float(name), float(name)),
         test_seed=arguments.test_seed,
+        managers=MIXED_MANAGERS if name == MIXED else (FOLLOWER,),
     )
     logs = simulate_categories(market, market.test_categories, market.test_seed, LOGGED_WEEKS, 0)
     truth = find_truth(logs, DECISION_WEEKS)

@@ -48,6 +48,7 @@ class FewShotMarketArguments:
         reference_share (`float`): Share of categories in which demand compares the price with a remembered one.
         confounding (`tuple[float, float]`): Range of the demand followers' correlation with hidden demand.
         train_seed, test_seed (`int`): Of the markets; beyond every seed of a training corpus.
+        managers (`tuple[str, ...]`): Who set prices; the categories of each size take turns. None = the standard ones.
     """
 
     train_categories: int = field(default=96, metadata={"help": "simulated categories to meta-train on"})
@@ -61,6 +62,9 @@ class FewShotMarketArguments:
     )
     train_seed: int = field(default=910_000, metadata={"help": "seed of the training categories"})
     test_seed: int = field(default=930_000, metadata={"help": "seed of the held-out categories"})
+    managers: tuple[str, ...] = field(
+        default=(), metadata={"help": "managers, in turns within every size; default: the standard ones"}
+    )
 
     def __post_init__(self) -> None:
         if min(self.train_categories, self.test_categories) < len(SIZES):
@@ -101,7 +105,7 @@ def simulate_categories(
                 stocked_share=arguments.stocked_share,
                 reference_share=arguments.reference_share,
             ),
-            ManagerSettings(confounding=(low, high)),
+            ManagerSettings(arguments.managers or None, confounding=(low, high)),
             LogSettings(
                 num_markets=int(share),
                 num_periods=weeks + random_weeks,
