@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from policy_ablation_report import print_tables, render_figure, summary_rows
-from policy_ablation_trials import UNDER_CONFOUNDING, build_trials
+from policy_ablation_trials import CONTINUOUS, UNDER_CONFOUNDING, build_trials
 from rich.progress import Progress
 
 from pricing_fm.evaluation.few_shot_markets import (
@@ -42,7 +42,7 @@ from pricing_fm.evaluation.policy_choices import (
     policy_scores,
     read_choices,
 )
-from pricing_fm.evaluation.policy_trials import Trial, learn_policy, read_category
+from pricing_fm.evaluation.policy_trials import ContinuousTrial, Trial, learn_actor_prices, learn_policy, read_category
 from pricing_fm.evaluation.stock_plan import stock_scores
 from pricing_fm.markets.core import get_inventory
 from pricing_fm.metrics.value import compute_gap_closed
@@ -50,7 +50,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import DataSource, build_results, write_results
-from pricing_fm.training.policy_learning import FROM_THE_CURVE
+from pricing_fm.training.policy_learning import FROM_THE_CURVE, PolicyArguments
 
 MIXED, FOLLOWER = "mixed", "demand_follower"
 # As many as there are categories of each size by default, so that all of them are met.
@@ -214,6 +214,24 @@ def score(arena: Arena, trial: str, how: str, chances: np.ndarray, seed: int = 0
     )  # fmt: skip
 
 
+def score_actor(
+    base: PricingPolicy, arena: Arena, name: str, trial: ContinuousTrial, seed: int, batches: int, started: float
+) -> pd.DataFrame:
+    """Rows of a continuous actor: its prices lie between candidates, so their worth is asked for anew."""
+    prices = []
+    for visible in arena.visible.values():
+        readings = read_category(base, visible, PolicyArguments().horizon, REWARDS, batches, 32, seed)
+        prices.append(learn_actor_prices(base, visible, readings, trial, seed))
+    seconds = (time.perf_counter() - started) / len(arena.visible)
+    shares = arena.truth.gap_closed(np.concatenate(prices))
+    return pd.DataFrame(
+        {
+            "market": arena.name, "trial": name, "choice": "dial 0", "seed": seed, "category": arena.truth.names,
+            "gap_closed": shares, "seconds": seconds,
+        }
+    )  # fmt: skip
+
+
 def take_best(scores: np.ndarray) -> np.ndarray:
     """Chances of whoever charges the highest score."""
     return np.eye(scores.shape[1])[scores.argmax(axis=1)]
@@ -280,6 +298,10 @@ def measure_trials(
             from_curve = trial.policy.algorithm in FROM_THE_CURVE
             table.add(score_policy(arena, name, choice, from_curve, seed, seconds))
         yield name
+    for name, trial in CONTINUOUS.items():
+        if arena.name == MIXED and not table.holds(arena.name, name, seed):
+            started = time.perf_counter()
+            table.add([score_actor(base, arena, name, trial, seed, batches, started)])
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pricing_fm.adapters import LoraArguments
-from pricing_fm.evaluation.policy_trials import Trial
+from pricing_fm.evaluation.policy_trials import ContinuousTrial, Trial
 from pricing_fm.training.adapt import AdaptOptimArguments
+from pricing_fm.training.continuous_actor import ContinuousArguments
 from pricing_fm.training.policy_learning import PolicyArguments
 
 DEFAULT = "structured"
@@ -23,6 +24,15 @@ GROUPS = {
     "adapters": ("values first, policy apart", DEFAULT),
     "rewards": ("rewards in currency", DEFAULT),
     "steps": ("a tenth of the rate", DEFAULT),
+    "any price": ("continuous, penalty 0", "continuous, penalty 0.05", "continuous, penalty 0.5"),
+}
+
+# Any price instead of a rung; an actor starts from nothing, so it has a larger rate and more steps.
+CONTINUOUS = {
+    f"continuous, penalty {penalty:g}": ContinuousTrial(
+        ContinuousArguments(actor_penalty=penalty), AdaptOptimArguments(learning_rate=1e-2), steps=100
+    )
+    for penalty in (0.0, 0.05, 0.5)
 }
 
 

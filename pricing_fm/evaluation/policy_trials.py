@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from pricing_fm.adapters import AdapterWeights, LoraArguments, add_adapter, read_weights
@@ -16,8 +17,10 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.policy.engine import share_weights
+from pricing_fm.policy.situation import read_situation, with_siblings
 from pricing_fm.training.adapt import DECISION_HEAD, AdaptOptimArguments, decision_source, shorten_context
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
+from pricing_fm.training.continuous_actor import ContinuousArguments, ContinuousLearner, PriceActor
 from pricing_fm.training.loop import train
 from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner, read_decisions
 
@@ -171,3 +174,48 @@ def _in_currency(reading: Batch) -> Batch:
         "logged_rewards": reading["logged_rewards"] * unit[:, None],
     }
     return {**reading, **scaled}
+
+
+@dataclass(frozen=True)
+class ContinuousTrial:
+    """A continuous actor, and how it learns.
+
+    Args:
+        arguments (`ContinuousArguments`): Penalties and discount.
+        optim (`AdaptOptimArguments`): How its weights move.
+        steps (`int`): Optimizer steps.
+    """
+
+    arguments: ContinuousArguments = field(default_factory=ContinuousArguments)
+    optim: AdaptOptimArguments = field(default_factory=AdaptOptimArguments)
+    steps: int = 40
+
+
+def learn_actor_prices(
+    base: PricingPolicy, visible: Panel, readings: Sequence[Batch], trial: ContinuousTrial, seed: int
+) -> np.ndarray:
+    """Prices that a category's own actor names for the period after its visible weeks.
+
+    Args:
+        base (`PricingPolicy`): Its trunk reads; nothing of it learns.
+        visible (`Panel`): One category's visible weeks.
+        readings (`Sequence[dict]`): From `read_category`.
+        trial (`ContinuousTrial`): How.
+        seed (`int`): Of the actor's first values.
+
+    Returns:
+        `np.ndarray`, shape `(items,)`: Currency, items sorted.
+    """
+    config = base.model.config
+    actor = PriceActor(config.hidden_size, config.num_decision_features, seed=seed)
+    loop = LoopArguments(max_steps=trial.steps, evaluate_every=0, prefetch_batches=0, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        output = OutputArguments(output_dir=folder, checkpoint_every=0, tracker="none", log_every=10_000)
+        train(ContinuousLearner(actor, trial.arguments), KeptReadings(readings), trial.optim, loop, output)
+    situation = read_situation(visible, base.processor.context_length, 1)
+    situation = with_siblings(situation, base.processor)
+    batch = base.processor(situation.windows, situation.siblings)
+    with torch.no_grad():
+        states = base.model.decision_states(base.model.encode(batch), batch)[:, 0]
+        log_prices = actor.log_prices(states, batch["decision_features"][:, 0])
+    return np.asarray(batch["reference_price"].double().numpy() * log_prices.double().exp().numpy())
