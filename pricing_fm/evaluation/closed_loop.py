@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ class Week:
         frame = pd.DataFrame(
             {
                 names.ITEM_ID: np.repeat(prices.index.to_numpy(), periods),
-                names.TIMESTAMP: np.tile(stamps, len(prices)),
+                names.TIMESTAMP: np.tile(np.asarray(stamps), len(prices)),
                 names.PRICE: np.repeat(prices.to_numpy(), periods),
                 names.LIST_PRICE: np.repeat(self.list_prices, periods),
                 names.COST: np.repeat(self.costs, periods),
@@ -94,17 +95,16 @@ def sell_for_weeks(log: SimulatedLog, seller: Seller, weeks: int, visible_weeks:
         state, seen, reward, truth = step(market, state, prices, random)
         expected = np.where(np.isinf(stock), (prices - cost) * truth.mean_demand, reward)
         rewards[:, number] = expected.ravel()
-        rows = log.items.assign(
-            **{
-                names.TIMESTAMP: panel.frequency.step(panel.last_observed, 1),
-                names.UNITS: seen.units.ravel(),
-                names.PRICE: prices.ravel(),
-                names.LIST_PRICE: listed.ravel(),
-                names.COST: cost.ravel(),
-                names.INVENTORY: np.where(np.isinf(stock), np.nan, stock).ravel(),
-                "promotion": 0.0,
-            }
-        )
+        columns: dict[str, Any] = {
+            names.TIMESTAMP: panel.frequency.step(panel.last_observed, 1),
+            names.UNITS: seen.units.ravel(),
+            names.PRICE: prices.ravel(),
+            names.LIST_PRICE: listed.ravel(),
+            names.COST: cost.ravel(),
+            names.INVENTORY: np.where(np.isinf(stock), np.nan, stock).ravel(),
+            "promotion": 0.0,
+        }
+        rows = log.items.assign(**columns)
         frame = pd.concat([frame, rows[list(frame)]], ignore_index=True)
         frame = frame.groupby(names.ITEM_ID).tail(visible_weeks)
     return rewards

@@ -17,7 +17,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.policy.engine import Engine, PathDemand
-from pricing_fm.policy.planning import cautious_gain, planned_value
+from pricing_fm.policy.planning import cautious_gain, dialled_scores, planned_value
 from pricing_fm.policy.situation import read_situation, with_intervention, with_siblings
 from pricing_fm.policy.support import item_support
 
@@ -103,8 +103,7 @@ def policy_scores(choice: LadderChoice, dial: float, caution: float) -> np.ndarr
         dial (`float`): Log-odds of one reference revenue per period; infinite = the advantage alone.
         caution (`float`): Standard deviations over members that an advantage is lowered by.
     """
-    advantage = choice.advantages.mean(-1) - caution * choice.advantages.std(-1)
-    scores = advantage if np.isinf(dial) else choice.policy + dial * advantage
+    scores = dialled_scores(choice.policy, choice.advantages, dial, caution)
     return np.where(choice.is_open, scores, -np.inf)
 
 

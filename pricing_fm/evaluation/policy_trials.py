@@ -15,7 +15,7 @@ from pricing_fm.adapters import AdapterWeights, LoraArguments, add_adapter, read
 from pricing_fm.evaluation.market import hold_adapter
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
-from pricing_fm.policy import PricingPolicy
+from pricing_fm.policy import LoadedAdapter, PricingPolicy
 from pricing_fm.policy.engine import share_weights
 from pricing_fm.policy.situation import read_situation, with_siblings
 from pricing_fm.training.adapt import DECISION_HEAD, AdaptOptimArguments, decision_source, shorten_context
@@ -159,11 +159,11 @@ def learn_policy(
     Returns:
         `PricingPolicy`: Shares the base's weights.
     """
-    adapters = {}
+    adapters: dict[str | None, LoadedAdapter] = {}
     for category, panel in visible.items():
         weights, _ = learn_heads(base, readings[category], trial, rewards, seed)
         adapters[category] = hold_adapter(base, panel, category, weights, True, trial.policy, rewards)
-    return PricingPolicy(base.model, base.processor, dict(adapters), base.base_folder)
+    return PricingPolicy(base.model, base.processor, adapters, base.base_folder)
 
 
 def _in_currency(reading: Batch) -> Batch:

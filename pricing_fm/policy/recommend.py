@@ -15,6 +15,7 @@ from pricing_fm.policy.engine import Engine, PathDemand, PolicyScores
 from pricing_fm.policy.planning import (
     best_candidate,
     cautious_gain,
+    dialled_scores,
     draw_candidate,
     planned_value,
     sum_by_group,
@@ -270,9 +271,9 @@ class Recommender:
     def _policy_scores(self, job: _Job, scores: PolicyScores) -> tuple[np.ndarray, np.ndarray]:
         """Log probability plus cautious advantage of each candidate `(N, P)`, and which of them are supported."""
         assert job.adapter is not None
-        advantage = scores.advantages.mean(-1) - job.adapter.caution * scores.advantages.std(-1)
         # Per held period, so that the aggressiveness means the same for a short and a long decision.
-        total = scores.policy + job.adapter.aggressiveness * advantage / self.request.prediction_length
+        advantages = scores.advantages / self.request.prediction_length
+        total = dialled_scores(scores.policy, advantages, job.adapter.aggressiveness, job.adapter.caution)
         return total, job.candidates.supported & (scores.behavior >= np.log(BEHAVIOR_THRESHOLD))
 
     def _pick(

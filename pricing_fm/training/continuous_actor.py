@@ -50,13 +50,7 @@ class PriceActor(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor, self.critic = (
-                nn.Sequential(nn.Linear(state_size + num_features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, 1))
-                for _ in range(2)
-            )
-        for head in (self.actor, self.critic):
-            nn.init.zeros_(head[2].weight)
-            nn.init.zeros_(head[2].bias)
+            self.actor, self.critic = (_silent_head(state_size + num_features, hidden_size) for _ in range(2))
 
     def log_prices(self, states: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """`(..., size)` and `(..., F)` -> `(...)`: the last log price and a bounded move."""
@@ -66,6 +60,14 @@ class PriceActor(nn.Module):
     def values(self, states: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """Value of the state under the actor, `(...)`, reference revenues per period."""
         return self.critic(torch.cat([states, features], dim=-1)).squeeze(-1)
+
+
+def _silent_head(input_size: int, hidden_size: int) -> nn.Sequential:
+    """A small MLP that says zero before it has learned."""
+    last = nn.Linear(hidden_size, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(input_size, hidden_size), nn.SiLU(), last)
 
 
 class ContinuousLearner(nn.Module):
