@@ -13,7 +13,9 @@ Results are kept in OUTPUT_DIR/categories.csv as they come; a second start goes 
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -65,6 +67,7 @@ def main() -> None:
     model.requires_grad_(False)
     check_same_run(folder / "run.json", arguments, fingerprint)
     base = PricingPolicy(model, processor, base_folder=Path(arguments.base))
+    gc.freeze()  # what was loaded stays; a collection after every adapter would go through it again
     file = folder / "categories.csv"
     table, sources = pd.read_csv(file) if file.is_file() else pd.DataFrame(), []
     with Progress() as progress:
@@ -93,7 +96,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--base", required=True, help="folder of the base")
     parser.add_argument("--output_dir", required=True, help="categories.csv, results.json, closed_loop.png")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), help="families of retail markets")
-    parser.add_argument("--categories", type=int, default=8, help="categories of each family, six products each")
+    parser.add_argument("--categories", type=int, default=6, help="categories of each family, six products each")
     parser.add_argument("--weeks", type=int, default=13, help="weeks in which prices are set")
     parser.add_argument("--rollouts", type=int, default=1, help="repetitions on other luck")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps of an adapter")
@@ -131,14 +134,18 @@ def build_sellers(
     panel = load_panel(visible(log)).last_periods(VISIBLE_WEEKS)
     categories = {category: panel.select_category(category) for category in panel.categories}
 
+    @cache
+    def learn(name: str) -> PricingPolicy:
+        trial = trials[name]
+        readings = {
+            category: read_category(base, shown, trial.policy.horizon, REWARDS, 6, 32, arguments.seed)
+            for category, shown in categories.items()
+        }
+        return learn_policy(base, categories, readings, trial, REWARDS, arguments.seed)
+
     def learned(name: str, periods: int, dial: float) -> Callable[[], Seller]:
         def build() -> Seller:
-            trial = trials[name]
-            readings = {
-                category: read_category(base, shown, trial.policy.horizon, REWARDS, 6, 32, arguments.seed)
-                for category, shown in categories.items()
-            }
-            policy = learn_policy(base, categories, readings, trial, REWARDS, arguments.seed)
+            policy = learn(name)
             return decide_weekly(policy, periods, lambda choice, _: policy_scores(choice, dial, CAUTION))
 
         return build
