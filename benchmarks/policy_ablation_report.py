@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from policy_ablation_trials import DEFAULT, GROUPS
+from policy_ablation_trials import DEFAULT, DEFAULT_IS, GROUPS
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +14,9 @@ from pricing_fm.results import ResultRow
 
 LEVEL = 0.9
 PLANNERS = ("plan on the curve", "stock program on the curve", "heads of the base", "held oracle")
-# How each trial is used: the policy alone (most likely rung), and with the dial where values can be trusted.
-ALONE, DIALLED = "dial 0", "dial 3000"
+# How each trial is used: the policy alone (its likeliest rung is nearly always the last price, so prices are drawn), a
+# continuous actor's own price, and with the dial where values can be asked about any price.
+ALONE, NAMED, DIALLED = "drawn", "dial 0", "dial 3000"
 
 
 def by_category(frame: pd.DataFrame, market: str, trial: str, how: str) -> pd.Series:
@@ -93,7 +94,7 @@ def _draw_confounding(axes: plt.Axes, frame: pd.DataFrame) -> None:
         places = np.arange(len(markets)) + 0.06 * (number - len(lines) / 2)
         values = np.array([point.value for point in points])
         errors = [[p.value - p.lower for p in points], [p.upper - p.value for p in points]]
-        label = trial if how not in (ALONE, DIALLED) else f"{trial}, {'policy alone' if how == ALONE else how}"
+        label = trial if how not in (ALONE, DIALLED) else f"{trial}, {'drawn' if how == ALONE else how}"
         axes.errorbar(places, values, yerr=errors, marker="o", ms=4, capsize=2, label=label, color=f"C{number}")
     axes.set_xticks(np.arange(len(markets)), markets)
     axes.set_xlabel("correlation of logged prices with hidden demand")
@@ -107,7 +108,8 @@ def _draw_ablations(axes: plt.Axes, frame: pd.DataFrame) -> None:
     for group, trials in GROUPS.items():
         for trial in trials:
             drawn = False
-            for how, color, shift in ((ALONE, "C0", -0.15), (DIALLED, "C1", 0.15)):
+            alone = NAMED if trial.startswith("continuous") else ALONE
+            for how, color, shift in ((alone, "C0", -0.15), (DIALLED, "C1", 0.15)):
                 shares = by_category(frame, "mixed", trial, how)
                 if not len(shares):
                     continue
@@ -116,14 +118,14 @@ def _draw_ablations(axes: plt.Axes, frame: pd.DataFrame) -> None:
                 axes.errorbar(found.value, place + shift, xerr=error, marker="o", ms=4, capsize=2, color=color)
                 drawn = True
             if drawn:
-                labels.append((place, f"{group}: {trial}"))
+                labels.append((place, f"{DEFAULT_IS[group]} (default)" if trial == DEFAULT else trial))
                 place += 1
         place += 0.5
     plan = by_category(frame, "mixed", "plan on the curve", "caution 0.5")
     if len(plan):
         value = stratified_bootstrap(plan.to_numpy(), ["one"] * len(plan), level=LEVEL).value
         axes.axvline(value, color="black", ls=":", label="plan on the base's curve")
-    axes.plot([], [], "o", color="C0", label="policy alone")
+    axes.plot([], [], "o", color="C0", label="policy alone, drawn")
     axes.plot([], [], "o", color="C1", label="with the dial at 3000")
     axes.set_yticks([where for where, _ in labels], [label for _, label in labels], fontsize=8)
     axes.invert_yaxis()

@@ -13,6 +13,12 @@ from pricing_fm.training.policy_learning import PolicyArguments
 DEFAULT = "structured"
 # Compared at every confounding; the rest in mixed markets alone.
 UNDER_CONFOUNDING = (DEFAULT, "awac", "raw", "fitted", "conservative", "cloning")
+# What the default is called in each group.
+DEFAULT_IS = {
+    "algorithm": "structured", "expectile": "expectile 0.7", "discount": "discount 0.98", "horizon": "horizon 13",
+    "inverse temperature": "inverse temperature 2", "rank": "rank 8", "layers": "both linears of a head",
+    "adapters": "values and policy in one", "rewards": "rewards in reference revenues", "steps": "the rate",
+}  # fmt: skip
 GROUPS = {
     "algorithm": (DEFAULT, "awac", "raw", "fitted", "conservative", "cloning"),
     "expectile": ("expectile 0.5", DEFAULT, "expectile 0.9"),
