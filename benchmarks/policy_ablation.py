@@ -106,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor, fingerprint = load_base(arguments.base)
     model.requires_grad_(False)
-    check_same_run(folder / "run.json", arguments, fingerprint)
+    check_same_run(folder / "run.json", arguments, fingerprint, ("markets", "only", "seeds", "seed"))
     base = PricingPolicy(model, processor, base_folder=Path(arguments.base))
     trials = build_trials(arguments.steps, arguments.learning_rate)
     gc.freeze()  # what was loaded stays; a collection after every adapter would go through it again
@@ -153,9 +153,9 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
-    """Scores of other settings must not stand beside new ones; markets, trials and seeds may be added."""
-    free = ("base", "output_dir", "markets", "only", "seeds", "seed")
+def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str, more: Sequence[str]) -> None:
+    """Scores of other settings must not stand beside new ones; of the arguments `more`, values may be added."""
+    free = ("base", "output_dir", *more)
     run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
     if file.is_file() and json.loads(file.read_text()) != run:
         raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")

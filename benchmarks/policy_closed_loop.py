@@ -65,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor, fingerprint = load_base(arguments.base)
     model.requires_grad_(False)
-    check_same_run(folder / "run.json", arguments, fingerprint)
+    check_same_run(folder / "run.json", arguments, fingerprint, ("families", "rollouts"))
     base = PricingPolicy(model, processor, base_folder=Path(arguments.base))
     gc.freeze()  # what was loaded stays; a collection after every adapter would go through it again
     file = folder / "categories.csv"
