@@ -122,7 +122,7 @@ def main() -> None:
                 wanted = trials if name == MIXED else {one: trials[one] for one in UNDER_CONFOUNDING}
                 wanted = {one: trial for one, trial in wanted.items() if not arguments.only or one in arguments.only}
                 bar = progress.add_task(f"markets {name}, seed {seed}", total=len(wanted))
-                for _ in measure_trials(base, arena, wanted, seed, table, arguments.batches):
+                for _ in measure_trials(base, arena, wanted, seed, table, arguments.batches, arguments.only):
                     progress.advance(bar)
     sources = [DataSource(f"shops-{name}", arena.panel.fingerprint()) for name, arena in arenas.items()]
     rows = summary_rows(table.frame, arguments.seed)
@@ -215,10 +215,10 @@ def score(arena: Arena, trial: str, how: str, chances: np.ndarray, seed: int = 0
 
 
 def score_actor(
-    base: PricingPolicy, arena: Arena, name: str, trial: ContinuousTrial, seed: int, batches: int, started: float
+    base: PricingPolicy, arena: Arena, name: str, trial: ContinuousTrial, seed: int, batches: int
 ) -> pd.DataFrame:
     """Rows of a continuous actor: its prices lie between candidates, so their worth is asked for anew."""
-    prices = []
+    prices, started = [], time.perf_counter()
     for visible in arena.visible.values():
         readings = read_category(base, visible, PolicyArguments().horizon, REWARDS, batches, 32, seed)
         prices.append(learn_actor_prices(base, visible, readings, trial, seed))
@@ -279,7 +279,13 @@ def score_policy(
 
 
 def measure_trials(
-    base: PricingPolicy, arena: Arena, trials: dict[str, Trial], seed: int, table: Table, batches: int
+    base: PricingPolicy,
+    arena: Arena,
+    trials: dict[str, Trial],
+    seed: int,
+    table: Table,
+    batches: int,
+    only: Sequence[str],
 ) -> Iterator[str]:
     """Trains and judges every trial of one seed, and says which is done; the trunk reads once per horizon."""
     readings: dict[int, dict[str, list[dict[str, torch.Tensor]]]] = {}
@@ -299,9 +305,8 @@ def measure_trials(
             table.add(score_policy(arena, name, choice, from_curve, seed, seconds))
         yield name
     for name, trial in CONTINUOUS.items():
-        if arena.name == MIXED and not table.holds(arena.name, name, seed):
-            started = time.perf_counter()
-            table.add([score_actor(base, arena, name, trial, seed, batches, started)])
+        if arena.name == MIXED and (not only or name in only) and not table.holds(arena.name, name, seed):
+            table.add([score_actor(base, arena, name, trial, seed, batches)])
 
 
 if __name__ == "__main__":

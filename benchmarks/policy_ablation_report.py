@@ -19,9 +19,18 @@ PLANNERS = ("plan on the curve", "stock program on the curve", "heads of the bas
 ALONE, NAMED, DIALLED = "drawn", "dial 0", "dial 3000"
 
 
-def by_category(frame: pd.DataFrame, market: str, trial: str, how: str) -> pd.Series:
-    """Mean share of every category over seeds; categories without a gap to close are left out."""
-    chosen = frame[(frame["market"] == market) & (frame["trial"] == trial) & (frame["choice"] == how)]
+def by_category(frame: pd.DataFrame, market: str, trial: str, how: str, like: str | None = None) -> pd.Series:
+    """Mean share of every category over seeds; categories without a gap to close are left out.
+
+    Args:
+        frame: Scores.
+        market, trial, how: Which of them.
+        like: Trial whose seeds alone count, so that a comparison is paired by seed; None or a planner = all.
+    """
+    here = frame[frame["market"] == market]
+    chosen = here[(here["trial"] == trial) & (here["choice"] == how)]
+    if like is not None and like not in PLANNERS:
+        chosen = chosen[chosen["seed"].isin(here.loc[here["trial"] == like, "seed"])]
     return chosen.groupby("category")["gap_closed"].mean().dropna()
 
 
@@ -33,7 +42,7 @@ def summary_rows(frame: pd.DataFrame, seed: int) -> list[ResultRow]:
         task = f"shops {market}, {how}"
         pairs = [("gap_closed", own)]
         for name, rival in (
-            ("gain_over_default", by_category(frame, market, DEFAULT, how)),
+            ("gain_over_default", by_category(frame, market, DEFAULT, how, like=trial)),
             ("gain_over_plan", by_category(frame, market, "plan on the curve", "caution 0.5")),
         ):
             if len(rival) and not (trial == DEFAULT and name == "gain_over_default"):

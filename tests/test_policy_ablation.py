@@ -67,8 +67,10 @@ def test_gains_are_paired_by_category_after_seeds_are_averaged() -> None:
     found = {(row.model, row.name): row for row in report.summary_rows(frame, seed=0)}
     assert found["structured", "gap_closed"].value == pytest.approx(0.5)
     assert found["structured", "gap_closed"].n == 3
+    # Only the seed that both have is compared: -0.1, -0.3 and -0.2.
     assert found["raw", "gain_over_default"].value == pytest.approx(-0.2)
     assert found["raw", "gain_over_default"].upper < 0
+    assert report.by_category(frame, "mixed", "structured", "dial 0", like="raw").tolist() == [0.1, 0.9, 0.5]
     assert found["structured", "gain_over_plan"].value == pytest.approx(np.mean([-0.2, 0.4, 0.1]))
     assert ("structured", "gain_over_default") not in found
 
