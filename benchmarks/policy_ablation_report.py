@@ -24,7 +24,9 @@ def by_category(frame: pd.DataFrame, market: str, trial: str, how: str, like: st
 
     Args:
         frame: Scores.
-        market, trial, how: Which of them.
+        market: Which markets.
+        trial: Which trial or planner.
+        how: Which way to choose.
         like: Trial whose seeds alone count, so that a comparison is paired by seed; None or a planner = all.
     """
     here = frame[frame["market"] == market]

@@ -163,6 +163,7 @@ def build_sellers(
         "plan, one week": planned(1, lambda choice, _: planner_scores(choice, CAUTION)),
         "plan, held eight weeks": planned(8, lambda choice, _: planner_scores(choice, CAUTION)),
         "stock program": planned(8, stocked),
+        "stock program, one week": planned(1, stocked),
         "base's heads, one week": planned(1, lambda choice, _: policy_scores(choice, DIAL, CAUTION)),
     }
     for name, periods, dial in (

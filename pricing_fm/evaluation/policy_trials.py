@@ -18,7 +18,7 @@ from pricing_fm.panel import Panel
 from pricing_fm.policy import LoadedAdapter, PricingPolicy
 from pricing_fm.policy.engine import share_weights
 from pricing_fm.policy.situation import read_situation, with_siblings
-from pricing_fm.training.adapt import DECISION_HEAD, AdaptOptimArguments, decision_source, shorten_context
+from pricing_fm.training.adapt import DECISION_HEAD, AdaptOptimArguments, decision_source, shortened
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
 from pricing_fm.training.continuous_actor import ContinuousArguments, ContinuousLearner, PriceActor
 from pricing_fm.training.loop import train
@@ -95,7 +95,7 @@ def read_category(
         `list[dict]`: From `read_decisions`, with `reference_revenue` `(B,)`, currency per period.
     """
     periods = int(visible.frame["timestamp"].nunique())
-    processor = shorten_context(base.processor, base.model, periods)
+    processor = shortened(base.processor, base.model, periods)
     source = decision_source(visible, processor, horizon, batch_size, seed)
     readings = []
     for step in range(count):

@@ -246,16 +246,7 @@ def adapt(
         after_demand()
         return AdaptationResult(0, None, None, None, 0.0, count)
     sides = _Sides(
-        network,
-        model,
-        shorten_context(processor, model, periods),
-        panel,
-        arguments,
-        optim,
-        loop,
-        output,
-        trainable,
-        periods,
+        network, model, shortened(processor, model, periods), panel, arguments, optim, loop, output, trainable, periods
     )
     bend, model.demand_head.loss_bend = model.demand_head.loss_bend, arguments.loss_bend
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
@@ -275,7 +266,7 @@ def adapt(
     )
 
 
-def shorten_context(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
+def shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
     """The processor with a context no longer than the visible weeks: computing on hidden ones only costs time."""
     patch = model.config.patch_length
     short = copy.copy(processor)
