@@ -46,7 +46,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy import load_base
 from pricing_fm.results import DataSource, build_results, write_results
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
 from pricing_fm.training.inner_loop import adapt_stack
 from pricing_fm.training.learned_steps import DemandStart, adapt_demand
@@ -172,7 +172,7 @@ def read_side(
         task = build_task(store, categories, processor, weeks, settings, model.config.patch_length)
         task = replace(task, query=add_grid(add_costs(task.query, truth), truth, regret))
         demand[weeks] = adapt_demand(model, DemandStart({}, None, rule), task, weeks, SCALING)
-        decisions[weeks] = read_decisions(model, processor, task, demand[weeks], SCALING, RewardWeights())
+        decisions[weeks] = read_decision_task(model, processor, task, demand[weeks], SCALING, RewardWeights())
         tasks[weeks] = task
     return Side(truth, tasks, decisions, demand, DataSource(store.name, store.fingerprint))
 

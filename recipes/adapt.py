@@ -248,9 +248,8 @@ def save_rest(
     source, how, policy, rewards, _, _, loop, _ = arguments
     processor.to_json_file(folder / "preprocessor_config.json")  # the code that reads it is the base's
     support = count_support(visible, processor, None if source.category == ALL else source.category)
-    # Only structured values can be asked about prices that were not logged in that state.
-    aggressiveness = policy.aggressiveness if policy.algorithm == "structured" else 0.0
-    write_ladder(folder, support, result.policy_loss is not None, rewards, policy.discount, aggressiveness)
+    trained = result.policy_loss is not None
+    write_ladder(folder, support, trained, rewards, policy.discount, policy.dial, policy.caution)
     (folder / "guardrails.json").write_text(json.dumps(load_guardrails(source.guardrails).as_dict(), indent=1) + "\n")
     save_recipe(folder, arguments)
     rows = measured_rows(result, source.category, full.name, how.weeks, loop.seed)

@@ -20,7 +20,13 @@ from pricing_fm.evaluation.baselines import AutoETS, LastValue, RecentQuantiles,
 from pricing_fm.evaluation.boosted_trees import BoostedTrees
 from pricing_fm.evaluation.forecaster import Baseline
 from pricing_fm.evaluation.forecasting import ForecastEvaluation, evaluate_forecasters
-from pricing_fm.evaluation.market import AdaptationRecipe, MarketArguments, evaluate_market, simulate_evaluation_market
+from pricing_fm.evaluation.market import (
+    ADAPTER_KINDS,
+    AdaptationRecipe,
+    MarketArguments,
+    evaluate_market,
+    simulate_evaluation_market,
+)
 from pricing_fm.evaluation.model import PolicyForecaster
 from pricing_fm.evaluation.panel_value import (
     Costs,
@@ -82,7 +88,7 @@ class EvaluateArguments:
     )
     algorithms: tuple[str, ...] = field(
         default=("forecast", "structured", "cloning"),
-        metadata={"help": "Adapters trained in a market: forecast, structured, raw, cloning."},
+        metadata={"help": f"Adapters trained in a market: {', '.join(ADAPTER_KINDS)}."},
     )
     cache: str = field(default=".cache/baselines", metadata={"help": "Folder of cached baselines; none = no cache."})
     threads: int = field(default=2, metadata={"help": "Threads of LightGBM and AutoETS."})
@@ -100,8 +106,8 @@ class EvaluateArguments:
         known = {"seasonal_naive", "last_value", "recent_quantiles", "auto_ets", "lightgbm", "none"}
         if unknown := sorted(set(self.baselines) - known):
             raise ValueError(f"unknown baselines {unknown}; choose from {sorted(known)}")
-        if unknown := sorted(set(self.algorithms) - {"forecast", "structured", "raw", "cloning"}):
-            raise ValueError(f"unknown algorithms {unknown}; choose from forecast, structured, raw, cloning")
+        if unknown := sorted(set(self.algorithms) - set(ADAPTER_KINDS)):
+            raise ValueError(f"unknown algorithms {unknown}; choose from {', '.join(ADAPTER_KINDS)}")
 
 
 def main(argv: Sequence[str] | None = None) -> list[ResultRow]:

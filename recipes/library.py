@@ -24,7 +24,7 @@ from pricing_fm.errors import ArtifactError
 from pricing_fm.hub import LocalCopy, download
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.panel import load_panel
-from pricing_fm.policy import LADDER_FILE, CategorySupport, load_base
+from pricing_fm.policy import CAUTION, LADDER_FILE, CategorySupport, load_base
 from pricing_fm.policy.profile import category_profile
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import build_results, read_results, write_results
@@ -140,7 +140,7 @@ def mix(library: AdapterLibrary, origin: LocalCopy, processor: PricingFMProcesso
 
 def shared_policy(folders: Sequence[Path]) -> dict[str, object]:
     """How all members weigh values; policies that maximise different things have no sum."""
-    policies = [read_json(folder / LADDER_FILE)["policy"] for folder in folders]
+    policies = [{"caution": CAUTION, **read_json(folder / LADDER_FILE)["policy"]} for folder in folders]
     if any(policy != policies[0] for policy in policies):
         raise ArtifactError(
             f"{', '.join(folder.name for folder in folders)}: their policies differ in reward, discount or "

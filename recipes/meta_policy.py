@@ -27,7 +27,7 @@ from pricing_fm.adapters.stack import base_name, from_adapter
 from pricing_fm.hub import LocalCopy, download
 from pricing_fm.models import PricingFMForPolicy, PricingFMForPreTraining, PricingFMProcessor
 from pricing_fm.results import DataSource, Results
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.learned_decisions import DecisionStart, write_decision_start
 from pricing_fm.training.learned_steps import DemandStart, adapt_demand, read_rates, write_rates
@@ -81,7 +81,7 @@ def learn_decisions(
     start = DemandStart({} if folder is None else demand, rates, rule)
     base.model.requires_grad_(False)
     decisions = {
-        weeks: read_decisions(
+        weeks: read_decision_task(
             base.model,
             base.processor,
             task,

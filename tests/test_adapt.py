@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from pricing_fm.training.adapt import (
     visible_panel,
 )
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
-from pricing_fm.training.policy_learning import PolicyArguments
+from pricing_fm.training.policy_learning import Algorithm, PolicyArguments
 from tests.policy_artifacts import panel_of, quick_collections, sales_log, write_base
 
 SHORT = AdaptArguments(weeks=12, demand_steps=4, policy_steps=3, window_length=4, batch_size=8)
@@ -334,7 +335,7 @@ def test_few_weeks_teach_what_they_can(run, panel: Panel, weeks: int, sides: set
         assert found.changed == {name for name in found.after if is_decision(name)}
 
 
-@pytest.mark.parametrize("algorithm", ["structured", "raw", "cloning"])
+@pytest.mark.parametrize("algorithm", get_args(Algorithm))
 def test_every_algorithm_trains_its_heads(run, panel: Panel, algorithm: str) -> None:
     found = run(panel, replace(SHORT, objective="policy"), policy=PolicyArguments(algorithm=algorithm, horizon=4))
     assert np.isfinite(found.result.policy_loss)

@@ -53,7 +53,7 @@ from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.names import CHANNEL_INDEX
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.training import inner_loop
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
 from pricing_fm.training.inner_loop import query_losses
 from pricing_fm.training.pooling import fit_rule, read_elasticities
@@ -167,7 +167,7 @@ def test_a_policys_price_is_its_likeliest_rung_and_the_dial_goes_from_it_to_the_
 ) -> None:
     query = add_costs(bench.tasks[4].query, bench.truth)
     task = replace(bench.tasks[4], query=query)
-    decisions = read_decisions(bench.model, tiny_processor, task, {}, SCALING, RewardWeights()).query
+    decisions = read_decision_task(bench.model, tiny_processor, task, {}, SCALING, RewardWeights()).query
     head = bench.model.decision_head.policy_head.head_out
     head.weight.zero_()
     head.bias.zero_()

@@ -20,7 +20,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, build_store, load_panel
 from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import read_results
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories, last_week
 from pricing_fm.training.learned_decisions import ADVANTAGE_FILE, STEPS_FILE, read_decision_start
 from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates, task_of
@@ -270,7 +270,7 @@ def test_decision_steps_of_an_adaptation_are_those_of_the_meta_training(
     task = task_of(visible.last_periods(12, decided_until(tiny_panel)), "one", processor, model.config.patch_length)
     scaling, learned = adapter_scaling(network, "one"), read_decision_start(macaw)
     known = replace(task, query={key: part[:, :0] for key, part in task.query.items()})
-    read = read_decisions(model, processor, known, demand, scaling, RewardWeights())
+    read = read_decision_task(model, processor, known, demand, scaling, RewardWeights())
     decisions = fix_action_values(model, read, learned.steps.discount).support
     begin = from_adapter(adapter_parameters(load_adapter(copy.deepcopy(model), "one", macaw, fingerprint), "one"))
     begin = {key: begin[key] for key in learned.rates if key in begin} | {ADVANTAGE_HEAD: learned.advantage_head}

@@ -19,7 +19,7 @@ from pricing_fm.artifact import read_manifest, verify_artifact
 from pricing_fm.errors import ArtifactError
 from pricing_fm.models import PricingFMForPolicy, PricingFMModel
 from pricing_fm.panel import Panel
-from pricing_fm.policy import LoadedAdapter, PricingPolicy
+from pricing_fm.policy import CAUTION, LoadedAdapter, PricingPolicy
 from tests.policy_artifacts import base_hash, change_weights, panel_of, reseal, sales_log, write_adapter, write_base
 
 
@@ -392,6 +392,18 @@ def test_an_adapter_whose_settings_do_not_fit_is_refused(copy: Path, file: str, 
         reseal(copy / "snacks")
     with pytest.raises(ArtifactError, match=said):
         PricingPolicy.from_pretrained(copy / "base", adapter=copy / "snacks")
+
+
+def test_an_adapter_says_how_cautious_it_is_and_older_ones_are_as_cautious_as_ever(copy: Path) -> None:
+    path = copy / "snacks" / "price_ladder.json"
+    for said, expected in ((1.5, 1.5), (None, CAUTION)):
+        content = json.loads(path.read_text())
+        content["policy"].pop("caution", None)
+        content["policy"] |= {} if said is None else {"caution": said}
+        path.write_text(json.dumps(content))
+        reseal(copy / "snacks")
+        (entry,) = PricingPolicy.from_pretrained(copy / "base", adapter=copy / "snacks").adapters.values()
+        assert entry.caution == expected
 
 
 def sealed(path: Path) -> str:

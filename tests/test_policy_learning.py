@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,13 +17,21 @@ from pricing_fm.models.channels import INDEX, INTERVENTION_SLOT, RAW_CHANNELS
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import ladder_values
 from pricing_fm.panel import RawWindows
-from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner, with_assumed_cost
+from pricing_fm.training.policy_learning import (
+    FROM_THE_CURVE,
+    FROM_THE_LOG,
+    Algorithm,
+    PolicyArguments,
+    PolicyLearner,
+    read_decisions,
+    with_assumed_cost,
+)
 from tests.test_objectives_structured_q import constant_elasticity_, demand_at_reference, silent_value_
 
 Batch = dict[str, torch.Tensor]
 Learner = Callable[..., PolicyLearner]
 REVENUE = RewardWeights(margin=0.0, revenue=1.0)
-ALGORITHMS = ("structured", "raw", "cloning")
+ALGORITHMS = get_args(Algorithm)
 
 
 def train_decisions_only_(model: PricingFMForPolicy) -> PricingFMForPolicy:
@@ -120,7 +129,8 @@ def test_the_last_period_is_a_next_state_and_no_decision(learner: Learner, tiny_
     learn = learner(algorithm=algorithm)
     loss = learn(**tiny_batch).loss
     other_action = tiny_batch["logged_actions"].clone()
-    other_action[:, -1] = 3
+    # The same promotion: what is best in the next state under the promotion that is planned there counts.
+    other_action[:, -1] = other_action[:, -1] // 43 * 43 + 3
     assert torch.equal(learn(**{**tiny_batch, "logged_actions": other_action}).loss, loss)
     earlier = tiny_batch["logged_actions"].clone()
     earlier[:, -2] = 3
@@ -131,31 +141,73 @@ def test_a_windows_end_is_a_truncation_so_the_last_state_counts(learner: Learner
     features = tiny_batch["decision_features"].clone()
     features[:, -1, 6] += 1.0  # the last state's cost share: no price moves it
     changed = {**tiny_batch, "decision_features": features}
-    for algorithm, bootstraps in (("structured", True), ("raw", True), ("cloning", False)):
+    for algorithm in ALGORITHMS:
         learn = learner(algorithm=algorithm)
-        assert torch.equal(learn(**changed).loss, learn(**tiny_batch).loss) != bootstraps
+        assert torch.equal(learn(**changed).loss, learn(**tiny_batch).loss) == (algorithm == "cloning")
 
 
-def test_periods_without_a_decision_change_nothing(learner: Learner, tiny_batch: Batch) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_periods_without_a_decision_change_nothing(learner: Learner, tiny_batch: Batch, algorithm: str) -> None:
     mask = tiny_batch["logged_action_mask"].clone()
     mask[::2, 1] = False
-    learn = learner(algorithm="structured")
+    learn = learner(algorithm=algorithm)
     masked = {**tiny_batch, "logged_action_mask": mask}
-    actions = torch.where(mask, tiny_batch["logged_actions"], 7)
+    # Another rung under the same promotion: what is best afterwards under a planned promotion stays.
+    actions = torch.where(mask, tiny_batch["logged_actions"], tiny_batch["logged_actions"] // 43 * 43 + 7)
     assert torch.equal(learn(**masked).loss, learn(**{**masked, "logged_actions": actions}).loss)
     nothing = learn(**{**tiny_batch, "logged_action_mask": torch.zeros_like(mask)})
     assert nothing.loss == 0
-    assert torch.isnan(nothing.loss_terms["weight_ess_share"])
+    if "weight_ess_share" in nothing.loss_terms:
+        assert torch.isnan(nothing.loss_terms["weight_ess_share"])
 
 
-def test_raw_rewards_need_observed_sales_and_structured_ones_do_not(learner: Learner, tiny_batch: Batch) -> None:
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_logged_rewards_need_observed_sales_and_structured_ones_do_not(
+    learner: Learner, tiny_batch: Batch, algorithm: str
+) -> None:
     mask = tiny_batch["future_observed_mask"].clone()
     mask[:, 0] = False
     unseen = {**tiny_batch, "future_observed_mask": mask}
     wild = {**unseen, "future_values": torch.where(mask, tiny_batch["future_values"], 1e6)}
-    raw, structured = learner(algorithm="raw"), learner(algorithm="structured")
-    assert torch.equal(raw(**unseen).loss, raw(**wild).loss)
-    assert torch.equal(structured(**tiny_batch).loss, structured(**wild).loss)
+    learn = learner(algorithm=algorithm)
+    assert torch.equal(learn(**unseen).loss, learn(**wild).loss)
+    moved = {**tiny_batch, "future_values": tiny_batch["future_values"] + 1.0}
+    assert torch.equal(learn(**tiny_batch).loss, learn(**moved).loss) != (algorithm in FROM_THE_LOG)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_weeks_decision_and_sales_reach_no_state_up_to_that_week(
+    model: PricingFMForPolicy,
+    learner: Learner,
+    tiny_windows: RawWindows,
+    tiny_processor: PricingFMProcessor,
+    algorithm: str,
+) -> None:
+    """What heads say of week t and before does not move with price and sales of week t; of week t + 1 it does."""
+    week = 2
+    future = tiny_windows.future.copy()
+    future[:, week, INDEX["price"]] *= 1.3
+    future[:, week, INDEX["units"]] += 50
+    learn = learner(algorithm=algorithm)
+    said = []
+    for windows in (tiny_windows, replace(tiny_windows, future=future)):
+        batch = tiny_processor(windows)
+        reading = learn.read(batch)
+        head, states = model.decision_head, reading["decision_states"]
+        inputs = states, reading["decision_features"], reading["current_actions"]
+        said.append((head.policy_log_probs(*inputs), head.behavior_log_probs(*inputs), head.values(*inputs[:2])))
+    for before, after in zip(*said, strict=True):
+        assert torch.equal(before[:, : week + 1], after[:, : week + 1])
+        assert not torch.equal(before[:, week + 1], after[:, week + 1])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_learning_from_a_kept_reading_is_learning_from_the_batch(
+    model: PricingFMForPolicy, learner: Learner, tiny_batch: Batch, tiny_processor: PricingFMProcessor, algorithm: str
+) -> None:
+    learn = learner(algorithm=algorithm)
+    kept = read_decisions(model, tiny_processor, tiny_batch, REVENUE)
+    assert torch.equal(learn(**kept).loss, learn(**tiny_batch).loss)
 
 
 def test_one_future_period_is_too_few(
@@ -171,7 +223,7 @@ def test_one_future_period_is_too_few(
 # -- costs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["structured", "raw"])
+@pytest.mark.parametrize("algorithm", [*FROM_THE_CURVE, *FROM_THE_LOG])
 def test_margin_without_cost_is_refused_and_an_assumed_share_serves(
     learner: Learner, tiny_batch: Batch, algorithm: str
 ) -> None:
@@ -194,6 +246,9 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         {"expectile": 1.0},
         {"horizon": 0},
         {"assumed_cost_share": 1.0},
+        {"conservatism": -0.1},
+        {"aggressiveness": -1.0},
+        {"caution": -0.5},
     ):
         with pytest.raises(ValueError):
             PolicyArguments(**wrong)
@@ -256,34 +311,40 @@ def confounded_windows(slope: float, seed: int, keeps: float = 0.0) -> RawWindow
     )
 
 
-def slope_of_targets(learn: PolicyLearner, model: PricingFMForPolicy, batch: Batch) -> float:
-    """What a log price point adds to the target of a logged action."""
-    with torch.no_grad():
-        encoded = model.encode(batch)
-        states = model.decision_states(encoded, batch)
-        targets = learn._targets(model, encoded, states, batch)[:, :-1].flatten()
+def slope_of_rewards(learn: PolicyLearner, batch: Batch) -> float:
+    """What a log price point adds to the reward of a logged action; values are silent."""
+    reading = learn.read(batch)
+    if "logged_rewards" in reading:
+        rewards = reading["logged_rewards"]
+    else:
+        rungs = batch["logged_actions"] % learn.processor.num_rungs
+        rewards = reading["rung_rewards"].gather(-1, rungs[..., None]).squeeze(-1)
+    targets = rewards[:, :-1].flatten()
     prices = batch["candidate_prices"][:, 0, :-1].flatten()
     return float(torch.cov(torch.stack([prices, targets]))[0, 1] / prices.var())
 
 
 @pytest.mark.parametrize("slope", [0.5, -0.5])
-def test_logged_rewards_follow_the_manager_and_structured_values_follow_the_market(
-    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor, slope: float
+@pytest.mark.parametrize("algorithm", [*FROM_THE_CURVE, *FROM_THE_LOG])
+def test_logged_rewards_follow_the_manager_and_structured_ones_follow_the_market(
+    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor, algorithm: str, slope: float
 ) -> None:
     """A manager who raises into peaks makes raising look good; one who cuts into them, cutting far too good."""
     constant_elasticity_(silent_value_(model), 1.2)
     batch = tiny_processor(confounded_windows(slope, seed=0))
     batch["future_inventory"] = torch.full_like(batch["future_inventory"], torch.nan)
     truth = -0.2 * float((demand_at_reference(model, batch) / batch["scale"][:, None]).mean())
-    raw = slope_of_targets(learner(algorithm="raw"), model, batch)
-    structured = slope_of_targets(learner(algorithm="structured"), model, batch)
-    assert abs(raw - truth) > 1.0
-    assert raw * slope > 0
-    assert abs(structured - truth) < abs(raw - truth) / 3
+    learn = learner(algorithm=algorithm)
+    found = slope_of_rewards(learn, batch)
     # With outcomes shuffled between weeks, raw rewards know no price effect; structured values do not look at them.
-    shuffled = {**batch, "future_values": batch["future_values"][torch.randperm(64)]}
-    assert slope_of_targets(learner(algorithm="structured"), model, shuffled) == structured
-    assert abs(slope_of_targets(learner(algorithm="raw"), model, shuffled) - raw) > 0.5
+    shuffled = slope_of_rewards(learn, {**batch, "future_values": batch["future_values"][torch.randperm(64)]})
+    if algorithm in FROM_THE_LOG:
+        assert abs(found - truth) > 1.0
+        assert found * slope > 0
+        assert abs(shuffled - found) > 0.5
+    else:
+        assert abs(found - truth) < 1.0 / 3
+        assert shuffled == found
 
 
 def test_values_are_built_on_what_set_prices_bring_where_the_network_knows_the_difference(
@@ -300,8 +361,9 @@ def test_values_are_built_on_what_set_prices_bring_where_the_network_knows_the_d
 
 
 @pytest.mark.parametrize("keeps", [0.0, 0.85])
+@pytest.mark.parametrize("algorithm", FROM_THE_CURVE)
 def test_the_policy_becomes_better_than_the_manager_it_learned_from(
-    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor, keeps: float
+    model: PricingFMForPolicy, learner: Learner, tiny_processor: PricingFMProcessor, algorithm: str, keeps: float
 ) -> None:
     constant_elasticity_(model, 2.5)
     batch = tiny_processor(confounded_windows(0.3, 1, keeps))
@@ -309,7 +371,7 @@ def test_the_policy_becomes_better_than_the_manager_it_learned_from(
         ..., : batch["logged_actions"].shape[1]
     ] % tiny_processor.num_rungs
     assert logged_changes[:, :-1].float().mean() < 0.95 - 0.8 * keeps
-    learn = learner(algorithm="structured", discount=0.5)
+    learn = learner(algorithm=algorithm, discount=0.5)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(60):
         loss = learn(**batch).loss

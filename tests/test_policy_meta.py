@@ -16,7 +16,7 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.objectives.structured_q import ladder_values
 from pricing_fm.training import policy_inner_loop
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task, find_categories, flatten_rows
 from pricing_fm.training.joint_policy import JointPolicyLearner, number_categories, with_heads
 from pricing_fm.training.meta import MetaArguments, join_task
@@ -31,7 +31,7 @@ from pricing_fm.training.policy_inner_loop import (
     policy_of_rungs,
     value_losses,
 )
-from pricing_fm.training.policy_learning import PolicyArguments, PolicyLearner, as_interventions
+from pricing_fm.training.policy_learning import as_interventions
 from pricing_fm.training.policy_meta import PolicyMetaLearner, policy_start
 from pricing_fm.training.policy_meta_run import learn_jointly, meta_train_policy
 from tests.policy_artifacts import quick_collections
@@ -64,7 +64,9 @@ def tasks(tiny_store, tiny_processor) -> dict[int, FewShotTask]:
 
 @pytest.fixture
 def decisions(model, tasks, tiny_processor) -> dict[int, FewShotTask]:
-    return {k: read_decisions(model, tiny_processor, task, {}, SCALING, RewardWeights()) for k, task in tasks.items()}
+    return {
+        k: read_decision_task(model, tiny_processor, task, {}, SCALING, RewardWeights()) for k, task in tasks.items()
+    }
 
 
 def update_of(model: PricingFMForPolicy, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -105,8 +107,8 @@ def test_decisions_read_once_are_those_of_the_policy_losses(model, tasks, decisi
     mask = decisions[13].support["decision_mask"].flatten(0, 1)
     steps = mask.shape[1] - 1  # the last of them is a next state
     torch.testing.assert_close(found.flatten(0, 1)[:, :steps], known[:, :steps], rtol=1e-5, atol=1e-6)
-    model.decision_head.requires_grad_(True)
-    decided = PolicyLearner(model, model, tiny_processor, PolicyArguments(), RewardWeights())._decisions(rows)
+    decided = rows["logged_action_mask"].clone()
+    decided[:, -1] = False  # a window's last period is a next state
     assert torch.equal(mask, decided[:, : steps + 1])
     assert mask[:, steps - 1].any()
     assert not decided[:, steps:].any()
@@ -116,8 +118,8 @@ def test_another_demand_side_brings_other_rewards_to_its_own_category_alone(mode
     stack = {"demand_head.response.pooling_head.full": torch.zeros(3, 1, 2)}
     stack["demand_head.response.pooling_head.full"][1, 0, 1] = 0.5
     task = replace(tasks[13], query=as_interventions(tasks[13].query))  # pooling answers to set prices
-    base = read_decisions(model, tiny_processor, task, {}, SCALING, RewardWeights()).query["rung_rewards"]
-    found = read_decisions(model, tiny_processor, task, stack, SCALING, RewardWeights()).query["rung_rewards"]
+    base = read_decision_task(model, tiny_processor, task, {}, SCALING, RewardWeights()).query["rung_rewards"]
+    found = read_decision_task(model, tiny_processor, task, stack, SCALING, RewardWeights()).query["rung_rewards"]
     assert torch.allclose(found[0], base[0])
     assert not torch.allclose(found[1], base[1])
 

@@ -10,7 +10,14 @@ from pricing_fm.objectives.holding import holding_advantages
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.policy.engine import CHUNK, Engine, PathDemand
-from pricing_fm.policy.planning import best_candidate, cautious_gain, planned_value, sum_by_group, total_quantile
+from pricing_fm.policy.planning import (
+    best_candidate,
+    cautious_gain,
+    dialled_scores,
+    planned_value,
+    sum_by_group,
+    total_quantile,
+)
 from pricing_fm.policy.situation import read_situation
 from tests.policy_artifacts import panel_of, plan_of, sales_log, write_base
 
@@ -30,6 +37,20 @@ def test_the_value_of_a_path_is_its_total_after_the_lead() -> None:
         found = planned_value(demand_of(mean, factor), prices, costs, objective, lead=1)
         np.testing.assert_allclose(found.mean, [expected])
         np.testing.assert_allclose(found.members, np.array([expected])[..., None] * [0.5, 1.5])
+
+
+def test_the_dial_weighs_the_lower_bound_of_the_advantage_against_the_policys_habit() -> None:
+    habit = np.log(np.array([[0.7, 0.2, 0.1]]))
+    advantages = np.array([[[0.0, 0.0], [0.01, 0.01], [0.0, 0.06]]])  # by two members
+    choice = {
+        (dial, caution): int(dialled_scores(habit, advantages, dial, caution).argmax())
+        for dial in (0.0, 300.0, np.inf)
+        for caution in (0.0, 1.0)
+    }
+    assert choice[0.0, 0.0] == choice[0.0, 1.0] == 0
+    assert choice[300.0, 0.0] == choice[np.inf, 0.0] == 2
+    assert choice[300.0, 1.0] == choice[np.inf, 1.0] == 1
+    np.testing.assert_allclose(dialled_scores(habit, advantages, 10.0, 1.0), habit + [[0.0, 0.1, 0.0]])
 
 
 def test_a_gain_that_the_members_disagree_about_counts_for_less() -> None:

@@ -16,6 +16,7 @@ from pricing_fm.evaluation.few_shot_domains import (
     plan_after,
     read_books,
 )
+from pricing_fm.evaluation.market import VISIBLE_COLUMNS
 from pricing_fm.evaluation.pricing import PRICE_BOUNDS
 from pricing_fm.markets import (
     LogSettings,
@@ -59,6 +60,7 @@ class FewShotMarketArguments:
         confounding (`tuple[float, float]`): Range of the demand followers' correlation with hidden demand.
         train_seed, test_seed (`int`): Of the markets; beyond every seed of a training corpus.
         domain (`str`), family (`str`): What the categories are examples of.
+        managers (`tuple[str, ...]`): Who set prices; the categories of each size take turns. None = the standard ones.
     """
 
     train_categories: int = field(default=96, metadata={"help": "simulated categories to meta-train on"})
@@ -74,6 +76,9 @@ class FewShotMarketArguments:
     test_seed: int = field(default=930_000, metadata={"help": "seed of the held-out categories"})
     domain: str = field(default="retail", metadata={"help": f"domain of the categories: {', '.join(SHAPES)}"})
     family: str = field(default="shop", metadata={"help": "family of the domain"})
+    managers: tuple[str, ...] = field(
+        default=(), metadata={"help": "managers, in turns within every size; default: the standard ones"}
+    )
 
     def __post_init__(self) -> None:
         sizes = len(SHAPES[self.kind.name])
@@ -129,7 +134,9 @@ def simulate_categories(
             family=kind.family,
         )
         if share:
-            logs.append(simulate_log(settings, ManagerSettings(confounding=(low, high)), log))
+            logs.append(
+                simulate_log(settings, ManagerSettings(arguments.managers or None, confounding=(low, high)), log)
+            )
     return logs
 
 
@@ -380,6 +387,12 @@ def add_costs(query: Batch, truth: DecisionTruth) -> Batch:
     features, share = query["decision_features"].clone(), costs / query["reference_price"][..., None]
     features[..., COST_SHARE], features[..., COST_SHARE + 1] = share.clamp(-CLIP, CLIP), 1.0
     return query | {"unit_costs": costs.expand_as(query["unit_costs"]).clone(), "decision_features": features}
+
+
+def load_visible(logs: Sequence[SimulatedLog], name: str) -> Panel:
+    """All weeks of logs as a panel of what policies may see."""
+    frames = [log.panel[[column for column in VISIBLE_COLUMNS if column in log.panel]] for log in logs]
+    return _load(frames, logs[0], name)
 
 
 def build_decision_store(logs: Sequence[SimulatedLog], decision_weeks: int, name: str) -> SeriesStore:

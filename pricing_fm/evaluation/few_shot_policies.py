@@ -33,7 +33,7 @@ def policy_prices(
     Args:
         model (`PricingFMForPolicy`): The base.
         stack (`Stack`): Decision side of every category; empty = the base's own heads.
-        decisions (`dict`): Query from `read_decisions`, `(C, R, ...)`.
+        decisions (`dict`): Query from `read_decision_task`, `(C, R, ...)`.
         processor (`PricingFMProcessor`): For the ladder.
         truth (`DecisionTruth`): Of the same categories; its sizes are used, nothing else.
         scaling (`float`): Of low-rank updates.
@@ -64,7 +64,7 @@ def dialled_prices(
         model (`PricingFMForPolicy`): The base.
         stack (`Stack`): Demand and decision side of every category.
         query (`dict`): Of the few-shot task, `(C, R, ...)`.
-        decisions (`dict`): The same from `read_decisions`.
+        decisions (`dict`): The same from `read_decision_task`.
         processor (`PricingFMProcessor`): For the ladder.
         truth (`DecisionTruth`): As in `policy_prices`.
         scaling (`float`): Of low-rank updates.

@@ -3,12 +3,12 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
 from pricing_fm import names
-from pricing_fm.adapters import LoraArguments, add_adapter, category_slug, read_weights
+from pricing_fm.adapters import AdapterWeights, LoraArguments, add_adapter, category_slug, read_weights
 from pricing_fm.evaluation.pricing import PricingEvaluation, evaluate_prices
 from pricing_fm.evaluation.pricing_baselines import PriceRule
 from pricing_fm.guardrails import Guardrails
@@ -20,7 +20,7 @@ from pricing_fm.policy.engine import share_weights
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.training.adapt import AdaptArguments, adapt, visible_panel
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.policy_learning import PolicyArguments
+from pricing_fm.training.policy_learning import Algorithm, PolicyArguments
 
 # Columns that the simulator hands to a policy; the propensity and the truth stay behind.
 VISIBLE_COLUMNS = (
@@ -29,7 +29,8 @@ VISIBLE_COLUMNS = (
 )  # fmt: skip
 
 
-AdapterKind = Literal["forecast", "structured", "raw", "cloning"]
+AdapterKind = Algorithm | Literal["forecast"]
+ADAPTER_KINDS: tuple[AdapterKind, ...] = ("forecast", *get_args(Algorithm))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
         `PricingPolicy`: Shares the base's weights.
     """
     adapters: dict[str | None, LoadedAdapter] = {}
-    structured = recipe.policy.algorithm == "structured"
     for category in panel.categories:
         network = share_weights(base.model)
         wrapped = add_adapter(network, category_slug(category), recipe.lora, seed=seed)
@@ -110,21 +110,49 @@ def adapt_every_category(base: PricingPolicy, panel: Panel, recipe: AdaptationRe
                 recipe.policy,
                 recipe.rewards,
             )
-            situation = read_situation(visible, base.processor.context_length, 1)
-            references = base.processor.reference_prices(situation.windows.past, situation.windows.future)
-            adapters[category] = LoadedAdapter(
-                weights=read_weights(wrapped, category_slug(category)),
-                category=category,
-                support=category_support(situation.windows, references, base.processor, category),
-                has_policy=result.policy_loss is not None,
-                rewards=recipe.rewards,
-                discount=recipe.policy.discount,
-                # Only structured values can be asked about prices that were not logged in that state.
-                aggressiveness=recipe.policy.aggressiveness if structured else 0.0,
-                guardrails=Guardrails(),
-                folder=None,
-            )
+            weights = read_weights(wrapped, category_slug(category))
+        trained = result.policy_loss is not None
+        adapters[category] = hold_adapter(base, visible, category, weights, trained, recipe.policy, recipe.rewards)
     return PricingPolicy(base.model, base.processor, adapters, base.base_folder)
+
+
+def hold_adapter(
+    base: PricingPolicy,
+    visible: Panel,
+    category: str,
+    weights: AdapterWeights,
+    has_policy: bool,
+    policy: PolicyArguments,
+    rewards: RewardWeights,
+) -> LoadedAdapter:
+    """A trained adapter as a policy takes it, never saved.
+
+    Args:
+        base (`PricingPolicy`): Of the adapter.
+        visible (`Panel`): What the adapter was trained on: it says which prices were tried.
+        category (`str`): Whose it is.
+        weights (`AdapterWeights`): Its numbers.
+        has_policy (`bool`): Whether decision heads were trained.
+        policy (`PolicyArguments`): How; says how values are used.
+        rewards (`RewardWeights`): What the policy maximises.
+
+    Returns:
+        `LoadedAdapter`.
+    """
+    situation = read_situation(visible, base.processor.context_length, 1)
+    references = base.processor.reference_prices(situation.windows.past, situation.windows.future)
+    return LoadedAdapter(
+        weights=weights,
+        category=category,
+        support=category_support(situation.windows, references, base.processor, category),
+        has_policy=has_policy,
+        rewards=rewards,
+        discount=policy.discount,
+        aggressiveness=policy.dial,
+        guardrails=Guardrails(),
+        folder=None,
+        caution=policy.caution,
+    )
 
 
 def evaluate_market(
@@ -147,7 +175,7 @@ def evaluate_market(
         recipe (`AdaptationRecipe`): Of the adapters.
         rules (`Sequence[PriceRule]`): Baselines.
         algorithms (`Sequence[str]`): Adapters to train: `forecast` (plans on the adapted curve), `structured`, `raw`,
-            `cloning`.
+            `cloning` and the other algorithms of `PolicyArguments`.
         seed (`int`): Of the adaptations.
 
     Returns:

@@ -81,18 +81,31 @@ class MarketSolution:
         """
         return 1.0 - self.myopic_value / self.value
 
-    def choose(self, state: MarketState) -> np.ndarray:
-        """Oracle's prices for copies of the market in any states, currency, `(copies, products, segments)`."""
+    def choose(self, state: MarketState, myopic: bool = False) -> np.ndarray:
+        """Oracle's prices for copies of the market in any states, currency, `(copies, products, segments)`.
+
+        Args:
+            state: States of copies, all in the same period.
+            myopic: True = the seller who knows the market and looks at this period's reward alone.
+
+        Returns:
+            Prices.
+
+        Raises:
+            ValueError: If the myopic seller is asked for and the solution is no dynamic program.
+        """
+        if myopic and not isinstance(self.plan, tuple):
+            raise ValueError(f"the solution is a {self.method}; only dynamic programs know the myopic seller's prices")
         if isinstance(self.plan, np.ndarray):
             rows = self.plan[int(state.period[0])]
             return rows[state.regime] if len(rows) > 1 else _spread(rows[0], state)
         if self.plan is None:
             return _choose_one_period(self.market, state)
         if len(self.plan) == 1:
-            return self.plan[0].choose(state)
+            return self.plan[0].choose(state, myopic)
         prices = np.empty((len(state.period), *self.market.shape[1:]))
         for program, place in zip(self.plan, product(*map(range, self.market.shape[1:])), strict=True):
-            prices[:, place[0], place[1]] = program.choose(_take_item(state, place))[:, 0, 0]
+            prices[:, place[0], place[1]] = program.choose(_take_item(state, place), myopic)[:, 0, 0]
         return prices
 
 

@@ -47,6 +47,25 @@ def advantage_weighted_loss(
     return -torch.where(target > 0, target * policy_log_probs, 0.0).sum(-1)
 
 
+def soft_action_values(state_values: torch.Tensor, log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Action values that a value and a policy stand for: `Q(s, a) = V(s) + temperature log pi(a | s)`.
+
+    Every Q is of this form, with `V = temperature logsumexp(Q / temperature)`.
+
+    Args:
+        state_values (`(...)`): Soft values, reward units.
+        log_probs (`(..., K)`): Sum to one.
+        temperature (`float`): Reward units that make an action e times as likely, above 0.
+
+    Returns:
+        `(..., K)`: Reward units.
+
+    References:
+        Haarnoja et al. 2017, Reinforcement Learning with Deep Energy-Based Policies, arXiv:1702.08165.
+    """
+    return state_values[..., None] + temperature * log_probs
+
+
 def squared_value_error(action_values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Half the squared error of the taken action's value: fitted Q.
 

@@ -190,9 +190,26 @@ def ladder_values(
     log_rungs = ladder_log_prices(batch, rung_prices)
     demand, sales = ladder_demand(model, encoded, batch, log_rungs)
     rewards = relative_rewards(batch, rung_prices, demand, sales, weights)
-    features = batch["decision_features"]
+    following = next_values(model, decision_states, batch["decision_features"], log_rungs)
+    return LadderValues(rewards=rewards, values=bootstrap_ladder(rewards, following[..., None], discount))
+
+
+def next_values(
+    model: PricingFMForPolicy, decision_states: torch.Tensor, features: torch.Tensor, log_rungs: torch.Tensor
+) -> torch.Tensor:
+    """Value of the state after each rung, `(B, H - 1, K)`; the last step of a window has none.
+
+    Args:
+        model (`PricingFMForPolicy`): Its value head.
+        decision_states (`(B, H, size)`): From `model.decision_states`.
+        features (`(B, H, F)`): Decision features.
+        log_rungs (`(B, K)`): From `ladder_log_prices`.
+    """
     after = features_after(features[:, :-1], features[:, 1:], log_rungs)
-    next_states = decision_states[:, 1:, None].expand(-1, -1, rung_prices.shape[1], -1)
-    following = model.decision_head.values(next_states, after)[..., None]
-    values = torch.cat([rewards[:, :-1] + discount * following, rewards[:, -1:]], dim=1)
-    return LadderValues(rewards=rewards, values=values)
+    next_states = decision_states[:, 1:, None].expand(-1, -1, log_rungs.shape[1], -1)
+    return model.decision_head.values(next_states, after)
+
+
+def bootstrap_ladder(rewards: torch.Tensor, following: torch.Tensor, discount: float) -> torch.Tensor:
+    """Rewards `(B, H, ...)` plus the discounted value `(B, H - 1, ...)` of what follows all steps but the last."""
+    return torch.cat([rewards[:, :-1] + discount * following, rewards[:, -1:]], dim=1)

@@ -22,6 +22,8 @@ GUARDRAILS_FILE = "guardrails.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 ADAPTER_FOLDER, ADAPTERS_FOLDER = "adapter", "adapters"
 LADDER_FIELDS = ("ladder_start", "ladder_step", "num_rungs")
+# Standard deviations (over response members) that a gain over keeping the price is discounted by.
+CAUTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LoadedAdapter:
         rewards (`RewardWeights`): What its policy maximises.
         discount (`float`): Per period.
         aggressiveness (`float`): Log-odds that an advantage of one reference revenue per period is worth.
+        caution (`float`): Standard deviations over response members that an advantage is discounted by.
         guardrails (`Guardrails`): The category's own rules; used where none are given.
         folder (`Path` or None): Where it was loaded from; None = it was trained here and never saved.
     """
@@ -49,6 +52,7 @@ class LoadedAdapter:
     aggressiveness: float
     guardrails: Guardrails
     folder: Path | None
+    caution: float = CAUTION
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def write_ladder(
     rewards: RewardWeights,
     discount: float,
     aggressiveness: float,
+    caution: float = CAUTION,
 ) -> None:
     """Writes `price_ladder.json`: the ladder, what was tried on it, and how the policy weighs its values."""
     policy = {
@@ -89,6 +94,7 @@ def write_ladder(
         "rewards": asdict(rewards),
         "discount": discount,
         "aggressiveness": aggressiveness,
+        "caution": caution,
     }
     content = {"support": support.to_json(), "policy": policy}
     (folder / LADDER_FILE).write_text(json.dumps(content, indent=1) + "\n")
@@ -243,6 +249,7 @@ def load_entry(folder: Path, base: PricingFMForPolicy, fingerprint: str) -> Load
             rewards=RewardWeights(**policy["rewards"]),
             discount=policy["discount"],
             aggressiveness=policy["aggressiveness"],
+            caution=policy.get("caution", CAUTION),  # artifacts of format 1 do not say
             guardrails=load_guardrails(rules),
             folder=folder,
         )

@@ -81,6 +81,20 @@ def unit_scores(scores: np.ndarray, revenue: np.ndarray, units: np.ndarray) -> n
     return sum_by_group(share[:, None] * scores, units)
 
 
+def dialled_scores(log_probs: np.ndarray, advantages: np.ndarray, aggressiveness: float, caution: float) -> np.ndarray:
+    """Log weights `pi exp(aggressiveness x lower bound of the advantage)`, `(N, P)`: the dial, which needs no training.
+
+    Args:
+        log_probs (`(N, P)`): Of the policy.
+        advantages (`(N, P, M)`): By response member, reference revenues per period.
+        aggressiveness (`float`): Log-odds of one reference revenue per period; 0 is the policy alone, infinity the
+            advantage alone.
+        caution (`float`): The lower bound is the mean less this many standard deviations over members.
+    """
+    lower = advantages.mean(-1) - caution * advantages.std(-1)
+    return lower if np.isinf(aggressiveness) else log_probs + aggressiveness * lower
+
+
 def best_candidate(
     scores: np.ndarray, allowed: np.ndarray, prices: np.ndarray, current_price: np.ndarray
 ) -> np.ndarray:

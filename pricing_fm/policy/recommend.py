@@ -10,12 +10,13 @@ import pandas as pd
 from pricing_fm.adapters import AdapterWeights
 from pricing_fm.errors import PanelError
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.policy.artifacts import LoadedAdapter
+from pricing_fm.policy.artifacts import CAUTION, LoadedAdapter
 from pricing_fm.policy.engine import Engine, PathDemand, PolicyScores
 from pricing_fm.policy.options import PriceOptions
 from pricing_fm.policy.planning import (
     best_candidate,
     cautious_gain,
+    dialled_scores,
     draw_candidate,
     planned_value,
     sum_by_group,
@@ -27,8 +28,6 @@ from pricing_fm.policy.support import item_support
 from pricing_fm.policy.tables import Chosen, fallback_table, finished_table, recommendation_table
 from pricing_fm.policy.units import ROUNDING, JointRules, joint_rules
 
-# Standard deviations (over response members) that a gain over keeping the price is discounted by.
-CAUTION = 0.5
 # Log-odds of a gain worth one reference revenue per period when the base's own plan is explored: 1 % counts 2 nats.
 EXPLORATION_SHARPNESS = 200.0
 # A rung that the manager would choose less often than this given the state is not supported, however good it looks.
@@ -311,9 +310,9 @@ class Recommender:
     def _policy_scores(self, job: _Job, scores: PolicyScores) -> tuple[np.ndarray, np.ndarray]:
         """Log probability plus cautious advantage of each candidate `(N, P)`, and which of them are supported."""
         assert job.adapter is not None
-        advantage = scores.advantages.mean(-1) - CAUTION * scores.advantages.std(-1)
         # Per held period, so that the aggressiveness means the same for a short and a long decision.
-        total = scores.policy + job.adapter.aggressiveness * advantage / self.request.prediction_length
+        advantages = scores.advantages / self.request.prediction_length
+        total = dialled_scores(scores.policy, advantages, job.adapter.aggressiveness, job.adapter.caution)
         return total, job.candidates.supported & (scores.behavior >= np.log(BEHAVIOR_THRESHOLD))
 
     def _pick(

@@ -274,7 +274,7 @@ def adapt(
     if periods < FEWEST_PERIODS:
         after_demand()
         return AdaptationResult(0, None, None, None, 0.0, count)
-    short = _shortened(processor, model, periods)
+    short = shortened(processor, model, periods)
     sides = _Sides(network, model, short, panel, arguments, optim, loop, output, trainable, periods)
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
@@ -295,12 +295,36 @@ def adapt(
     )
 
 
-def _shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
+def shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
     """The processor with a context no longer than the visible weeks: computing on hidden ones only costs time."""
     patch = model.config.patch_length
     short = copy.copy(processor)
     short.context_length = min(processor.context_length, -(-periods // patch) * patch)
     return short
+
+
+def decision_source(
+    panel: Panel, processor: PricingFMProcessor, horizon: int, batch_size: int, seed: int
+) -> PretrainBatchSource:
+    """Windows of logged decisions from all visible weeks, each with the period after its last decision.
+
+    Args:
+        panel (`Panel`): From `visible_panel`, two periods or more.
+        processor (`PricingFMProcessor`): Reads them.
+        horizon (`int`): Most decision periods of a window.
+        batch_size (`int`): Windows per step.
+        seed (`int`): Of the draws.
+
+    Returns:
+        `PretrainBatchSource`.
+    """
+    periods = int(panel.frame[names.TIMESTAMP].nunique())
+    history = max(1, min(8, periods // 2))
+    ahead = max(1, min(horizon, periods - history)) + 1
+    store = add_assortment(build_store(panel))
+    return PretrainBatchSource(
+        [store], [1.0], processor, batch_size, ahead, seed, tasks=NOTHING_HIDDEN, minimum_history=history
+    )
 
 
 @dataclass(frozen=True)
@@ -391,9 +415,7 @@ class _Sides:
         """Values, behaviour and policy on all visible weeks."""
         self._train_only(decisions=True)
         learner = PolicyLearner(self.network, self.model, self.processor, policy, rewards)
-        history = max(1, min(8, self.periods // 2))
-        ahead = max(1, min(policy.horizon, self.periods - history)) + 1
-        source = self._source(add_assortment(build_store(self.panel)), history, ahead, NOTHING_HIDDEN)
+        source = decision_source(self.panel, self.processor, policy.horizon, self.arguments.batch_size, self.loop.seed)
         loop = replace(self.loop, max_steps=self.arguments.policy_steps, evaluate_every=0, evaluate_first=False)
         result = train(learner, source, self.optim, loop, self._stage("policy"))
         loss = result.history[-1]["loss"]

@@ -11,9 +11,9 @@ from torch.nn import functional
 from pricing_fm.adapters.stack import Stack, updated
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.objectives.structured_q import features_after, ladder_demand, ladder_log_prices, relative_rewards
+from pricing_fm.objectives.structured_q import features_after
 from pricing_fm.training.few_shot_tasks import FewShotTask, concatenate_tasks, flatten_rows, select_categories
-from pricing_fm.training.policy_learning import as_interventions, with_assumed_cost
+from pricing_fm.training.policy_learning import read_decisions, with_assumed_cost
 
 Batch = dict[str, torch.Tensor]
 
@@ -23,7 +23,7 @@ PER_ROW = ("log_rungs", "reference_price", "rung_regret", "loss_weights", "categ
 
 
 @torch.no_grad()
-def read_decisions(
+def read_decision_task(
     model: PricingFMForPolicy,
     processor: PricingFMProcessor,
     task: FewShotTask,
@@ -44,11 +44,9 @@ def read_decisions(
         assumed_cost_share (`float`, *optional*): As in `PolicyArguments`.
 
     Returns:
-        `FewShotTask`: Of each part `decision_states` `(C, R, H, size)`, `decision_features`, `features_after`
-        `(C, R, H - 1, K, F)`, `current_actions`, `logged_actions`, `decision_mask` (True = a logged decision whose
-        next state is there) `(C, R, H)`, `rung_rewards` `(C, R, H, K)` (mean over response members), `log_rungs`
-        `(C, R, K)`, `category` and `loss_weights` `(C, R)`; and where regrets are known, `rung_regret` `(C, R, K)`.
-        H ends one period after the last decision.
+        `FewShotTask`: Of each part what `policy_learning.read_decisions` makes of its windows, `(C, R, ...)`, without
+        logged rewards; `features_after` `(C, R, H - 1, K, F)`, `category` and `loss_weights` `(C, R)`; and where
+        regrets are known, `rung_regret` `(C, R, K)`. H ends one period after the last decision.
 
     Raises:
         ValueError: If margin counts and a cost is missing.
@@ -78,25 +76,10 @@ def _read_part(
     if shape[1] == 0:
         return {"loss_weights": part["loss_weights"], "category": places[:, None].expand(shape)}
     rows = with_assumed_cost(flatten_rows(part), assumed_cost_share)
-    encoded = network.encode(rows)
-    prices = torch.from_numpy(processor.rung_prices(rows["reference_price"].double().numpy())).to(rows["scale"])
-    log_rungs = ladder_log_prices(rows, prices)
-    asked = as_interventions(rows) if processor.trained_on_interventions else rows
-    demand, sales = ladder_demand(network, encoded, asked, log_rungs)
-    features = rows["decision_features"]
-    mask = rows["logged_action_mask"].clone()
-    mask[:, -1] = False  # the last period is a next state, not a decision
-    found = {
-        "decision_states": network.decision_states(encoded, rows),
-        "decision_features": features,
-        "features_after": features_after(features[:, :-1], features[:, 1:], log_rungs),
-        "current_actions": rows["current_actions"],
-        "logged_actions": rows["logged_actions"],
-        "decision_mask": mask,
-        "rung_rewards": relative_rewards(rows, prices, demand, sales, rewards).mean(-1),
-        "log_rungs": log_rungs,
-        "reference_price": rows["reference_price"],
-    }
+    found = read_decisions(network, processor, rows, rewards, from_log=False)
+    features, log_rungs = found["decision_features"], found["log_rungs"]
+    found["features_after"] = features_after(features[:, :-1], features[:, 1:], log_rungs)
+    found["reference_price"] = rows["reference_price"]
     if "grid_regret" in rows:
         found["rung_regret"] = _regret_of_rungs(rows, log_rungs)
     unflattened = {name: tensor.unflatten(0, shape) for name, tensor in found.items()}
@@ -130,7 +113,7 @@ def ladder_action_values(values_after: torch.Tensor, batch: Batch, discount: flo
 
     Args:
         values_after (`(C, R, H - 1, K)`): Value of the state that each rung leads to.
-        batch (`dict`): From `read_decisions`.
+        batch (`dict`): From `read_decision_task`.
         discount (`float`): Per period.
     """
     return batch["rung_rewards"] + discount * functional.pad(values_after, (0, 0, 0, 1))

@@ -66,8 +66,8 @@ class JointPolicyLearner(nn.Module):
         """Mean over categories of behaviour, value and policy losses on their logged decisions.
 
         Args:
-            batch (`dict`): From `join_task` on tasks of `read_decisions`; while training, categories carry the numbers
-                of their adapters. A network in evaluation mode answers for categories that it has no adapter of.
+            batch (`dict`): From `join_task` on tasks of `read_decision_task`; while training, categories carry the
+                numbers of their adapters. A network in evaluation mode answers for categories without an adapter.
         """
         support = {name.removeprefix(SUPPORT): value for name, value in batch.items() if name.startswith(SUPPORT)}
         stack = self.stack_of(support["category"][:, 0]) if self.training else {}

@@ -17,7 +17,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.training.adapt import DecisionSide
-from pricing_fm.training.decision_tasks import read_decisions
+from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.learned_steps import task_of
 from pricing_fm.training.policy_inner_loop import (
     ADVANTAGE_HEAD,
@@ -105,7 +105,7 @@ def take_learned_decisions(
     task, scaling = task_of(panel, name, processor, model.config.patch_length), adapter_scaling(network, name)
     # What is not known (the weeks to come) needs no cost: only the support is learned from.
     task = type(task)(task.learned, task.held, task.support, {key: part[:, :0] for key, part in task.query.items()})
-    read = read_decisions(model, processor, task, {}, scaling, rewards, assumed_cost_share)
+    read = read_decision_task(model, processor, task, {}, scaling, rewards, assumed_cost_share)
     decisions = fix_action_values(model, read, start.steps.discount).support
     parameters = adapter_parameters(network, name)
     begin = {key: tensor for key, tensor in from_adapter(parameters).items() if key in start.rates}

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pricing_fm.adapters.stack import Stack, updated
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.decision_head import DecisionHead
-from pricing_fm.objectives.decision_losses import advantage_regression, expected_expectile
+from pricing_fm.objectives.expected_losses import advantage_regression, expected_expectile
 from pricing_fm.objectives.implicit_q import advantage_weights
 from pricing_fm.objectives.ladder_policy import advantage_weighted_loss
 from pricing_fm.training.decision_tasks import CATEGORIES_AT_ONCE, ladder_action_values
@@ -106,7 +106,7 @@ def fix_action_values(model: PricingFMForPolicy, task: FewShotTask, discount: fl
 
     Args:
         model (`PricingFMForPolicy`): The base; the values of an adapter in place are not looked at.
-        task (`FewShotTask`): From `read_decisions`.
+        task (`FewShotTask`): From `read_decision_task`.
         discount (`float`): Per period.
 
     Returns:
@@ -182,7 +182,7 @@ def policy_losses(
     Args:
         head (`DecisionHead`): Under the categories' updates; its values are adapted already.
         advantage_head (`torch.Tensor`, shape `(C, K, hidden size)`, *optional*): None = no advantage term.
-        batch (`dict`): From `read_decisions`.
+        batch (`dict`): From `read_decision_task`.
         steps (`DecisionSteps`): Temperature and weight of the advantage term.
         advantages (`torch.Tensor`, shape `(C, R, H, K)`, *optional*): From `ladder_advantages`, if they are known.
     """
@@ -255,7 +255,7 @@ def adapt_decisions(
     Args:
         model (`PricingFMForPolicy`): The base; never changed.
         start (`Mapping[str, torch.Tensor]`): One update per category, and the advantage head if there is a term for it.
-        batch (`dict`): Support, from `read_decisions`; without rows the start comes back.
+        batch (`dict`): Support, from `read_decision_task`; without rows the start comes back.
         rates (`Mapping[str, torch.Tensor]`): Learning rate of each tensor, `()`.
         steps (`DecisionSteps`): How many, and of what.
         scaling (`float`): Of low-rank updates.

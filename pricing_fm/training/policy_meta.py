@@ -77,7 +77,7 @@ class PolicyMetaLearner(nn.Module):
         """Mean query loss over categories, after adaptation and without it.
 
         Args:
-            batch (`dict`): From `join_task` on tasks of `read_decisions`.
+            batch (`dict`): From `join_task` on tasks of `read_decision_task`.
 
         Returns:
             `DemandOutput`: With `loss` and `loss_terms`.

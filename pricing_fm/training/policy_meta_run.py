@@ -71,7 +71,7 @@ def learn_jointly(
     Args:
         model (`PricingFMForPolicy`): The base; frozen here, and not changed.
         update (`Mapping[str, torch.Tensor]`): Of a fresh adapter: where every category's begins.
-        decisions (`Decisions`): From `read_decisions`, by number of visible weeks; queries are not learned from.
+        decisions (`Decisions`): From `read_decision_task`, by number of visible weeks; queries are not learned from.
         steps (`DecisionSteps`): Discount, expectile and temperature.
         categories_per_step (`int`): Categories of a step.
         validation_share (`float`): Share of the categories that choose the step.
@@ -120,7 +120,7 @@ def meta_train_policy(
     Args:
         model (`PricingFMForPolicy`): The base; frozen here, and not changed.
         start (`Mapping[str, torch.Tensor]`): From `policy_start`.
-        decisions (`Decisions`): From `read_decisions`, by number of visible weeks.
+        decisions (`Decisions`): From `read_decision_task`, by number of visible weeks.
         steps (`DecisionSteps`): Of an adaptation.
         meta (`MetaArguments`): Rate, weight of the zero-shot term, warm steps and categories of a step.
         validation_share (`float`): Share of the categories that choose the step.

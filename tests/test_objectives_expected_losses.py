@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pricing_fm.objectives.decision_losses import (
+from pricing_fm.objectives.expected_losses import (
     ADVANTAGE_LIMIT,
     ADVANTAGE_UNIT,
     advantage_regression,
