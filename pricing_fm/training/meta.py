@@ -116,6 +116,11 @@ def join_task(task: FewShotTask, categories: torch.Tensor) -> Batch:
     return support | {QUERY + name: tensor[categories] for name, tensor in task.query.items()}
 
 
+def whole_batches(tasks: Mapping[int, FewShotTask]) -> list[Batch]:
+    """All categories of every task as one batch each, as `join_task` makes them."""
+    return [join_task(task, torch.arange(len(task.query["loss_weights"]))) for task in tasks.values()]
+
+
 class MetaLearner(nn.Module):
     """What the training loop trains: an initialisation and learning rates; its loss has their meta-gradient.
 

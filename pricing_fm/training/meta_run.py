@@ -12,7 +12,7 @@ from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputA
 from pricing_fm.training.few_shot_tasks import FewShotTask, select_categories
 from pricing_fm.training.inner_loop import adapt_stack, query_losses
 from pricing_fm.training.loop import TrainingResult, train
-from pricing_fm.training.meta import MetaArguments, MetaLearner, TaskBatchSource, join_task
+from pricing_fm.training.meta import MetaArguments, MetaLearner, TaskBatchSource, whole_batches
 
 # Of the inner steps: decay would pull an update to zero that starts at zero.
 INNER_OPTIM = OptimArguments(weight_decay=0.0)
@@ -90,10 +90,9 @@ def meta_train(
     learned, validation = split_categories(tasks, validation_share)
     learner = MetaLearner(model, begin, arguments, INNER_OPTIM, scaling)
     source = TaskBatchSource(learned, arguments.categories_per_step, loop.seed)
-    batches = [join_task(task, torch.arange(len(task.query["loss_weights"]))) for task in validation.values()]
     result = None
     if arguments.strategy != "pooling":
-        result = train(learner, source, optim, loop, output, batches, accelerator)
+        result = train(learner, source, optim, loop, output, whole_batches(validation), accelerator)
     losses = measure(learner, model, validation)
     return MetaResult(learner.initial(), learner.rates(), losses, result)
 

@@ -12,7 +12,7 @@ from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputA
 from pricing_fm.training.few_shot_tasks import FewShotTask
 from pricing_fm.training.joint_policy import JointPolicyLearner, number_categories, with_heads
 from pricing_fm.training.loop import TrainingResult, train
-from pricing_fm.training.meta import MetaArguments, TaskBatchSource, join_task
+from pricing_fm.training.meta import MetaArguments, TaskBatchSource, whole_batches
 from pricing_fm.training.meta_run import split_categories
 from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, fix_action_values, head_of
 from pricing_fm.training.policy_meta import PolicyMetaLearner, judged_policies
@@ -155,11 +155,6 @@ def meta_train_policy(
         for name, stack in (("base", {}), ("start", begin), ("adapted", adapted)):
             losses[name][weeks] = _judge(model, task, stack, steps, scaling)
     return PolicyMetaResult(initial, rates, losses, result)
-
-
-def whole_batches(tasks: Decisions) -> list[dict[str, torch.Tensor]]:
-    """All categories of every task as one batch each."""
-    return [join_task(task, torch.arange(len(task.query["loss_weights"]))) for task in tasks.values()]
 
 
 @torch.no_grad()
