@@ -71,7 +71,8 @@ def write_card(folder: str | Path, text: CardText, load_from: str | None = None)
     Args:
         folder (`str` or `Path`): The artifact folder; its manifest exists already.
         text (`CardText`): What a person says about it.
-        load_from (`str`, *optional*): Repository or path in the example; the title by default.
+        load_from (`str`, *optional*): Repository or path in the example; the title by default. An adapter whose base
+            lies beside it is loaded from its own folder instead.
 
     Returns:
         `Path`: The card.
@@ -92,7 +93,8 @@ def write_card(folder: str | Path, text: CardText, load_from: str | None = None)
         title=text.title,
         summary=text.summary or _SUMMARIES[manifest.kind],
         limits=text.limits,
-        load_from=load_from or text.title,
+        # A base beside the adapter is found from the adapter's own folder, and from nowhere else.
+        load_from="." if str(facts.get("base", "")).startswith(".") else load_from or text.title,
         manifest=manifest,
         parameters=_count_parameters(folder),
         has_recipe=(folder / "recipe.yaml").exists(),

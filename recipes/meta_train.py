@@ -12,13 +12,19 @@ Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base m
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from accelerate.utils import set_seed
 
-from pricing_fm.adapters import (
+HERE = Path(__file__).resolve().parent
+# A script finds its own folder on the path, where evaluate.py would hide the library of that name.
+sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
+
+from pricing_fm.adapters import (  # noqa: E402
     LoraArguments,
     adapter_parameters,
     add_adapter,
@@ -26,8 +32,8 @@ from pricing_fm.adapters import (
     save_pooling,
     write_pooling,
 )
-from pricing_fm.adapters.stack import base_name
-from pricing_fm.evaluation.few_shot_markets import (
+from pricing_fm.adapters.stack import base_name  # noqa: E402
+from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     FewShotMarketArguments,
     add_costs,
     add_grid,
@@ -39,30 +45,30 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
     store_name,
 )
-from pricing_fm.hub import download
-from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
-from pricing_fm.objectives.reward import RewardWeights
-from pricing_fm.panel import build_store, load_panel
-from pricing_fm.policy import load_base
-from pricing_fm.recipe import read_recipe
-from pricing_fm.results import DataSource
-from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
-from pricing_fm.training.few_shot_tasks import (
+from pricing_fm.hub import download  # noqa: E402
+from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor  # noqa: E402
+from pricing_fm.objectives.reward import RewardWeights  # noqa: E402
+from pricing_fm.panel import build_store, load_panel  # noqa: E402
+from pricing_fm.policy import load_base  # noqa: E402
+from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.results import DataSource  # noqa: E402
+from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments  # noqa: E402
+from pricing_fm.training.few_shot_tasks import (  # noqa: E402
     FewShotTask,
     TaskArguments,
     build_task,
     concatenate_tasks,
     find_categories,
 )
-from pricing_fm.training.learned_steps import InnerRates, write_rates
-from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments
-from pricing_fm.training.meta_run import MetaResult, meta_train
-from pricing_fm.training.policy_inner_loop import DecisionSteps
-from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult
-from pricing_fm.training.pooling import fit_rule
-from pricing_fm.training.processes import start_accelerator
-from recipes.meta_artifacts import measured, report, save_start
-from recipes.meta_policy import BaseParts, learn_decisions
+from pricing_fm.training.learned_steps import InnerRates, write_rates  # noqa: E402
+from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments  # noqa: E402
+from pricing_fm.training.meta_run import MetaResult, meta_train  # noqa: E402
+from pricing_fm.training.policy_inner_loop import DecisionSteps  # noqa: E402
+from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult  # noqa: E402
+from pricing_fm.training.pooling import fit_rule  # noqa: E402
+from pricing_fm.training.processes import start_accelerator  # noqa: E402
+from recipes.meta_artifacts import measured, report, save_start  # noqa: E402
+from recipes.meta_policy import BaseParts, learn_decisions  # noqa: E402
 
 NAME = "initial"
 DECISION_HEAD = "decision_head"

@@ -1,7 +1,10 @@
 """Every YAML under recipes/ is understood by the recipe that it belongs to, and names files that exist."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +38,11 @@ FILES = sorted(RECIPES.rglob("*.yaml"))
 TOPOLOGIES = [path for path in FILES if path.parent.name == "accelerate"]
 RULES = [path for path in FILES if path.name == "guardrails.yaml"]
 SETTINGS = [path for path in FILES if path not in TOPOLOGIES + RULES]
+SCRIPTS_THAT_IMPORT_OTHERS = sorted(
+    path.name
+    for path in RECIPES.glob("*.py")
+    if re.search(r"^from recipes", text := path.read_text(), re.MULTILINE) and "__main__" in text
+)
 # What a file may leave to the command line.
 NEEDED = {
     pretrain: ["--panels", "panel.parquet", "--output_dir", "out"],
@@ -108,6 +116,15 @@ def understand(recipe: ModuleType, words: Sequence[str], monkeypatch: pytest.Mon
 
 def label(path: Path) -> str:
     return path.relative_to(RECIPES).as_posix()
+
+
+@pytest.mark.parametrize("script", SCRIPTS_THAT_IMPORT_OTHERS)
+def test_a_script_that_takes_from_others_starts_from_any_folder(script: str, tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, str(RECIPES / script), "--help"]
+    found = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "usage" in found.stdout
 
 
 def test_no_file_is_forgotten() -> None:

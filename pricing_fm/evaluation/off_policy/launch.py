@@ -188,7 +188,8 @@ class LaunchDecision:
         lines = [f"{self.verdict}: {self.selected}", *(f"- {reason}" for reason in self.reasons)]
         if self.experiment is not None:
             lines.append(
-                f"- an experiment that shows a gain above zero, if it is the margin: {self.experiment.describe()}"
+                f"- an experiment that shows a gain above zero, if it is as large as a launch needs (the margin of"
+                f" {_format(self.margin)}): {self.experiment.describe()}"
             )
         if self.experiment_at_estimate is not None:
             lines.append(
