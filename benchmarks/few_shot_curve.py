@@ -83,9 +83,11 @@ from pricing_fm.training.meta_run import INNER_OPTIM
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
-PLANNER, CEILING = "zero_shot", "ceiling"
+PLANNER = "zero_shot"
+# By whether it is told what would have been sold at list price.
+CEILINGS = {True: "ceiling", False: "knowable"}
 # Who is told the true demand, or placebos, which nobody has to beat.
-KNOWING = (CEILING, "myopic_oracle", "held_oracle")
+KNOWING = (*CEILINGS.values(), "myopic_oracle", "held_oracle")
 FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
 
 
@@ -328,11 +330,13 @@ def measure(
         table = part if table.empty else pd.concat([table, part], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.6g")
 
-    if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
+    told = [True, False] if all(log.parameters.shock is not None for log in bench.truth.logs) else [True]
+    wanted = {(CEILINGS[one], weeks, draw, 0) for one in told for weeks in bench.tasks}
+    if arguments.ceiling and not wanted <= done:
         ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
         periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
-        for number, prices in informed_prices(bench.truth, list(periods), ranges).items():
-            keep(score_prices(bench.truth, prices, CEILING, periods[number]))
+        for (is_told, number), prices in informed_prices(bench.truth, list(periods), ranges, told).items():
+            keep(score_prices(bench.truth, prices, CEILINGS[is_told], periods[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():

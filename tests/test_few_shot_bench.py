@@ -256,12 +256,12 @@ def test_rivals_see_the_visible_weeks_alone(truth: DecisionTruth) -> None:
 def test_the_ceiling_rises_with_the_weeks_and_stays_below_who_knows_the_market() -> None:
     known = find_truth(simulate_categories(replace(ARGUMENTS, test_categories=25), 25, 970_000, 26, 0), 3)
     planned = informed_prices(known, (0, 4, 26), RetailSettings(stocked_share=0.0))
-    shares = [interquartile_mean(known.gap_closed(planned[k])) for k in (0, 4, 26)]
+    shares = [interquartile_mean(known.gap_closed(planned[True, k])) for k in (0, 4, 26)]
     best = interquartile_mean(known.gap_closed(held_prices(known)))
     assert shares[0] + 0.05 < shares[1] < shares[2] < best
     # Without weeks it knows costs and list prices alone: equal margins get equal prices.
     margins = known.costs / known.list_prices
-    relative = planned[0] / known.list_prices
+    relative = planned[True, 0] / known.list_prices
     order = np.argsort(margins)
     assert np.corrcoef(np.arange(len(order)), relative[order])[0, 1] > 0.7
 

@@ -278,7 +278,9 @@ def test_log_log_prices_of_a_seller_who_knows_his_stock_stay_inside_what_was_cha
 def test_the_ceiling_of_flights_lies_between_the_prior_and_who_knows_the_demand() -> None:
     arguments = FewShotMarketArguments(domain="fares", family="single_leg")
     truth = find_truth(simulate_categories(arguments, 30, 960_000, 150, 0)[:1], 8)
-    found = {k: truth.gap_closed(prices) for k, prices in informed_prices(truth, (0, 112), FaresSettings()).items()}
+    found = {
+        k: truth.gap_closed(prices) for (_, k), prices in informed_prices(truth, (0, 112), FaresSettings()).items()
+    }
     best = np.nanmean(truth.gap_closed(held_prices(truth)))
     assert np.nanmean(found[0]) < np.nanmean(found[112]) < best
     families, elasticities, chances = build_prior(EnergySettings(elasticity_range=(1.0, 3.0)))

@@ -1,12 +1,13 @@
 """Ceiling of what k weeks can teach: prices planned by somebody who is told all but how demand falls with the price.
 
 Told, for every week: what demand would have been at today's list price (season, hidden shock, promotion, memory), and
-how counts scatter. To be learned from the weeks: the category's response family and mean elasticity, and every item's
-elasticity around it. Their exact posterior lies on a grid, under the ranges that the markets were drawn from; its draws
-choose the prices with the highest expected share of the gap between list prices and the best ones. More is known than
-any log says, so on average nobody who sees the same weeks should close more. Two things keep that approximate: the gap
-is measured from the list price, where scores measure it from the manager's prices, and what is maximised is the mean
-share, which an interquartile mean over categories is not.
+how counts scatter; or, closer to what can be known, all of it but the level of an item and its own part of the shock.
+To be learned from the weeks: the category's response family and mean elasticity, and every item's elasticity around it.
+Their exact posterior lies on a grid, under the ranges that the markets were drawn from; its draws choose the prices
+with the highest expected share of the gap between list prices and the best ones. More is known than any log says, so on
+average nobody who sees the same weeks should close more. Two things keep that approximate: the gap is measured from the
+list price, where scores measure it from the manager's prices, and what is maximised is the mean share, which an
+interquartile mean over categories is not. Stocks hint at the level, too; who is not told it does not read them so.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from scipy.special import logsumexp, ndtr
 from scipy.stats import nbinom, poisson
 
 from pricing_fm import names
+from pricing_fm.evaluation.few_shot_likelihood import sum_out_hidden
 from pricing_fm.evaluation.few_shot_markets import PRICE_GRID, DecisionTruth, grid_prices
 from pricing_fm.markets import RetailSettings, SimulatedLog, compute_outcome
 from pricing_fm.markets.core import Market
@@ -35,8 +37,8 @@ _LEAST = 1e-300
 
 
 def informed_prices(
-    truth: DecisionTruth, weeks: Sequence[int], market: Settings, seed: int = 0
-) -> dict[int, np.ndarray]:
+    truth: DecisionTruth, weeks: Sequence[int], market: Settings, told: Sequence[bool] = (True,), seed: int = 0
+) -> dict[tuple[bool, int], np.ndarray]:
     """Prices with the highest posterior expected share of the gap closed, held over the weeks of the decision.
 
     Args:
@@ -44,10 +46,12 @@ def informed_prices(
             them.
         weeks (`Sequence[int]`): k: the last periods of the logs that are seen; 0 = the prior.
         market (`Settings`): Ranges that the markets were drawn from.
+        told (`Sequence[bool]`): Whether it is told what would have been sold at list price in every week. False: an
+            item's level and its own part of the hidden shock have to be inferred, too (retail shops).
         seed (`int`): Of the draws.
 
     Returns:
-        `dict[int, np.ndarray]`: k to prices `(items,)`, currency, in the order of `truth.item_ids`.
+        `dict[tuple[bool, int], np.ndarray]`: Whether told, and k, to prices `(items,)`, currency, in the order of `truth.item_ids`.
 
     Raises:
         ValueError: If a log's items do not answer to their own price alone, its counts are inflated to zero, or more
@@ -55,20 +59,24 @@ def informed_prices(
     """
     place = {item: number for number, item in enumerate(truth.item_ids)}
     candidates = grid_prices(truth)
-    found = {k: np.empty(len(place)) for k in weeks}
-    generator = np.random.default_rng(seed)
+    found = {(is_told, k): np.empty(len(place)) for is_told in told for k in weeks}
     for log in truth.logs:
-        _check(log, weeks)
+        _check(log, weeks, all(told))
         rows = np.array([place[item] for item in log.items[names.ITEM_ID]])
         families, elasticities, prior = build_prior(market)
         values = np.stack(
             [_values(truth, log, candidates[rows], f, e) for f in families for e in elasticities]
         ).transpose(2, 0, 1)  # (items, answers, prices)
-        for k in weeks:
-            fits = np.stack([_log_likelihood(log, k, f, e) for f in families for e in elasticities], axis=1)
+        answers = [(family, elasticity) for family in families for elasticity in elasticities]
+        for is_told, k in found:
+            if is_told or k == 0:
+                fits = np.stack([_log_likelihood(log, k, *answer) for answer in answers], axis=1)
+            else:
+                fits = sum_out_hidden(log, k, np.stack([_log_relative(log, k, *answer) for answer in answers]))
+            generator = np.random.default_rng((seed, k))
             for own in np.split(np.arange(len(rows)), len(log.market_ids)):
                 drawn = _draw_answers(fits[own], prior, len(families), generator)
-                found[k][rows[own]] = candidates[rows[own], _choose(values[own], drawn)]
+                found[is_told, k][rows[own]] = candidates[rows[own], _choose(values[own], drawn)]
     return found
 
 
@@ -103,8 +111,12 @@ def build_prior(market: Settings) -> tuple[tuple[int, ...], np.ndarray, np.ndarr
     return tuple(FAMILIES.index(name) for name in market.families), np.exp(middles), chances
 
 
-def _check(log: SimulatedLog, weeks: Sequence[int]) -> None:
+def _check(log: SimulatedLog, weeks: Sequence[int], is_told: bool) -> None:
     _demand_of(log)
+    if not is_told and log.parameters.shock is None:
+        raise ValueError(
+            f"{log.parameters.domain}/{log.parameters.family} has no hidden shock to infer; told=(True,) tells all"
+        )
     if log.parameters.noise.zero_share is not None:
         raise ValueError("the posterior knows Poisson and negative binomial counts; these are inflated to zero")
     if max(weeks) > log.settings.num_periods:
@@ -184,10 +196,22 @@ def _log_likelihood(log: SimulatedLog, k: int, family: int, elasticity: float) -
     """Of the last k weeks' counts, `(items,)`; a sold-out week says that demand was at least the stock."""
     if k == 0:
         return np.zeros(log.num_items)
-    arrays, demand, noise = log.arrays, _demand_of(log), log.parameters.noise
-    units, price, inventory, mean = (
-        values[-k:] for values in (arrays.units, arrays.price, arrays.inventory, arrays.mean_demand)
-    )
+    arrays, noise = log.arrays, log.parameters.noise
+    units, inventory, mean = (values[-k:] for values in (arrays.units, arrays.inventory, arrays.mean_demand))
+    rate = np.broadcast_to(mean * np.exp(_log_relative(log, k, family, elasticity).reshape(mean.shape)), units.shape)
+    dispersion = np.broadcast_to(np.inf if noise.dispersion is None else noise.dispersion, units.shape)
+    result = np.empty(units.shape)
+    for is_poisson in (True, False):
+        here = np.isinf(dispersion) == is_poisson
+        y, m, n = units[here], rate[here], dispersion[here]
+        law = poisson(m) if is_poisson else nbinom(n, n / (n + m))
+        result[here] = np.where(y >= inventory[here], law.logsf(y - 1), law.logpmf(y))
+    return np.maximum(result, np.log(_LEAST)).sum(axis=0).reshape(-1)
+
+
+def _log_relative(log: SimulatedLog, k: int, family: int, elasticity: float) -> np.ndarray:
+    """Log of demand under another answer over the true one, equal at today's list price, `(k, items)`."""
+    demand, price = _demand_of(log), log.arrays.price[-k:]
 
     def relative(code: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Log demand at the logged prices over demand at today's list price."""
@@ -198,12 +222,4 @@ def _log_likelihood(log: SimulatedLog, k: int, family: int, elasticity: float) -
         return at[0] - at[1]
 
     other = relative(np.full_like(demand.family, family), np.full_like(demand.elasticity, elasticity))
-    rate = np.broadcast_to(mean * np.exp(other - relative(demand.family, demand.elasticity)), units.shape)
-    dispersion = np.broadcast_to(np.inf if noise.dispersion is None else noise.dispersion, units.shape)
-    result = np.empty(units.shape)
-    for is_poisson in (True, False):
-        here = np.isinf(dispersion) == is_poisson
-        y, m, n = units[here], rate[here], dispersion[here]
-        law = poisson(m) if is_poisson else nbinom(n, n / (n + m))
-        result[here] = np.where(y >= inventory[here], law.logsf(y - 1), law.logpmf(y))
-    return np.maximum(result, np.log(_LEAST)).sum(axis=0).reshape(-1)
+    return (other - relative(demand.family, demand.elasticity)).reshape(k, -1)
