@@ -38,7 +38,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
-from pricing_fm.policy.profile import category_elasticities, category_profile
+from pricing_fm.policy.profile import category_profile, read_category
 from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
@@ -205,12 +205,13 @@ def pool_elasticities(
         return
     weeks = len(panel.frame) and (panel.last_observed - panel.frame[names.TIMESTAMP].min()).days / 7 + 1
     write_pooling(network, slug, CategoryPooling(0.0, 0.0))  # a rule reads what the network makes of items one by one
-    found = category_elasticities(panel, model, processor)
-    pooling = rule.pool(found, weeks)
+    found, regression = read_category(panel, model, processor)
+    pooling = rule.pool(found, weeks, regression)
     write_pooling(network, slug, pooling)
     middle = float(np.exp(np.median(found))) if len(found) else float(np.exp(rule.typical_mean))
     pooled = middle * float(np.exp(pooling.factors(np.log(middle))))
-    print(f"elasticities of {len(found)} items pooled: {middle:.2f} becomes {pooled:.2f}")
+    said = "" if regression is None else f" (their regression: {regression.elasticity:.2f} +- {regression.error:.2f})"
+    print(f"elasticities of {len(found)} items pooled: {middle:.2f} becomes {pooled:.2f}{said}")
 
 
 def refuse_loop_keys(loop: LoopArguments, output: OutputArguments) -> None:

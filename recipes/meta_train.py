@@ -4,9 +4,9 @@ Two strategies learn decisions instead: `offline_rl`, jointly over all categorie
 base with policy and value heads), and `macaw`, where policy and values start on such a base (recipes/meta_policy.py).
 
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
-(what the planned prices would have earned judges). These know their elasticities, and teach how far to believe what the
-items of a category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is,
-or start from it with `recipes/adapt.py --initial_adapter`.
+(what the planned prices would have earned judges). These also teach how far to believe what the items of a
+category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is, or start
+from it with `recipes/adapt.py --initial_adapter`.
 
 Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base model_cards/pricing-fm-nano
 """
@@ -41,7 +41,6 @@ from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     decision_categories,
     find_truth,
     grid_regret,
-    held_elasticities,
     simulate_categories,
     store_name,
 )
@@ -117,9 +116,9 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     set_seed(loop.seed)
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
-    data, found, true = read_tasks(source, tasks, market, model, processor)
-    if true is None and meta.strategy == "pooling":
-        raise SystemExit("--strategy pooling needs categories whose elasticities are known; leave --panels out")
+    data, found = read_tasks(source, tasks, market, model, processor)
+    if source.panels and meta.strategy == "pooling":
+        raise SystemExit("--strategy pooling needs categories whose prices have a known worth; leave --panels out")
     if meta.strategy in DECISION_STRATEGIES:
         base = BaseParts(model, processor, fingerprint, origin)
         return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
             parameter.data.copy_(result.update[base_name(key)])
     if accelerator.is_main_process:
         place = origin.repo_id or origin.folder
-        rule = None if true is None else fit_rule(model, result.update, found, true, scaling)
+        rule = None if source.panels else fit_rule(model, result.update, found, scaling)
         if rule is not None and meta.strategy == "pooling":
             write_pooling(network, NAME, rule.pool(np.empty(0), 0))  # as it is, it answers for categories never seen
         folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
@@ -157,8 +156,8 @@ def read_tasks(
     market: FewShotMarketArguments,
     model: PricingFMForPolicy,
     processor: PricingFMProcessor,
-) -> tuple[list[DataSource], dict[int, FewShotTask], np.ndarray | None]:
-    """The data by name and fingerprint, the tasks by number of visible weeks, and true elasticities where known."""
+) -> tuple[list[DataSource], dict[int, FewShotTask]]:
+    """The data by name and fingerprint, and the tasks by number of visible weeks."""
     patch = model.config.patch_length
     if not source.panels:
         return simulated_tasks(tasks, market, processor, patch)
@@ -179,13 +178,13 @@ def read_tasks(
         )
         for weeks in tasks.weeks
     }
-    return [DataSource(store.name, store.fingerprint) for store in stores], found, None
+    return [DataSource(store.name, store.fingerprint) for store in stores], found
 
 
 def simulated_tasks(
     tasks: TaskArguments, market: FewShotMarketArguments, processor: PricingFMProcessor, patch: int
-) -> tuple[list[DataSource], dict[int, FewShotTask], np.ndarray]:
-    """Simulated categories whose every price has a known worth, and their true elasticities."""
+) -> tuple[list[DataSource], dict[int, FewShotTask]]:
+    """Simulated categories whose every price has a known worth."""
     if tasks.query_weeks != market.decision_weeks:
         raise SystemExit(
             f"--query_weeks is {tasks.query_weeks} and --decision_weeks {market.decision_weeks}; simulated categories "
@@ -201,7 +200,7 @@ def simulated_tasks(
     for weeks in tasks.weeks:
         task = build_task(store, categories, processor, weeks * per_week, tasks, patch)
         found[weeks] = replace(task, query=add_grid(add_costs(task.query, truth), truth, regret))
-    return [DataSource(store.name, store.fingerprint)], found, held_elasticities(logs, market.decision_weeks)
+    return [DataSource(store.name, store.fingerprint)], found
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pricing_fm.adapters.stack import repeat
+from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.evaluation.few_shot import (
     FewShotBench,
     Start,
@@ -56,7 +56,7 @@ from pricing_fm.training import inner_loop
 from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories
 from pricing_fm.training.inner_loop import query_losses
-from pricing_fm.training.pooling import fit_rule, read_elasticities
+from pricing_fm.training.pooling import fit_rule
 from tests.test_inner_loop import OPTIM, SCALING, demand_start
 
 ARGUMENTS = FewShotMarketArguments(test_categories=5, logged_weeks=20, decision_weeks=3, stocked_share=0.0)
@@ -298,21 +298,29 @@ def test_true_elasticities_are_those_of_the_market(logs, truth: DecisionTruth) -
     np.testing.assert_allclose(found, known[ids], rtol=0.02)
 
 
-def test_pooling_learned_where_elasticities_are_known_moves_each_category_by_its_own_items(bench, logs) -> None:
+def test_pooling_learned_where_the_worth_of_prices_is_known_lowers_regret_by_each_categorys_own_items(
+    bench: FewShotBench, truth: DecisionTruth
+) -> None:
     bench.model.demand_head.response.pooling_head.weight.data.zero_()
-    true = 2 * held_elasticities(logs, 3)  # far from what an untrained network says
-    rule = fit_rule(bench.model, {}, bench.tasks, true, SCALING)
+    regret = grid_regret(truth)
+    known = {k: replace(task, query=add_grid(task.query, truth, regret)) for k, task in bench.tasks.items()}
+    rule = fit_rule(bench.model, {}, known, SCALING)
     task = bench.tasks[4]
     stack = pooled(bench, no_adaptation(), rule)(task)
     (key,) = stack
     assert stack[key].shape == (5, 1, 2)
     assert len({round(float(offset), 6) for offset in stack[key][:, 0, 1]}) == 5
-    weights = task.query["loss_weights"] > 0
-    before, after = (read_elasticities(bench.model, one, task.query, SCALING)[1][weights] for one in ({}, stack))
-    errors = [float(np.sqrt(np.mean((values.numpy() - np.log(true)) ** 2))) for values in (before, after)]
-    assert errors[1] < 0.6 * errors[0]
+
+    def loss(stack: Stack) -> float:
+        curves = read_curves(bench.model, stack, task.query, truth, SCALING)
+        chosen = (plan_prices(curves, truth.costs)[:, None] == curves.prices).argmax(1)
+        return float(np.bincount(truth.categories, regret[np.arange(len(chosen)), chosen]).clip(max=1.5).mean())
+
+    assert loss(stack) < loss({}) - 0.01
     other = pools_another_category(bench, no_adaptation(), rule)(task)
     torch.testing.assert_close(other[key], stack[key].roll(1, dims=0))
+    with pytest.raises(ValueError, match="grid_regret"):
+        fit_rule(bench.model, {}, bench.tasks, SCALING)
 
 
 def test_comparisons_are_paired_and_corrected_as_holm_does() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import nbinom, norm
 
 from pricing_fm.evaluation import few_shot_likelihood
-from pricing_fm.evaluation.few_shot_likelihood import SHOCKS, sum_out_hidden
+from pricing_fm.evaluation.few_shot_likelihood import SHOCKS, HiddenLaw, sum_out_hidden
 from pricing_fm.evaluation.few_shot_markets import FewShotMarketArguments, find_truth, simulate_categories
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
 from pricing_fm.markets import RetailSettings, SimulatedLog
@@ -54,7 +54,7 @@ def test_the_sum_is_that_of_a_dense_integral(stock: float) -> None:
     inventory = np.full(3, stock)
     log_means = np.log([[6.0, 4.0, 9.0], [9.0, 3.0, 6.0]])
     found = few_shot_likelihood._sum_out_item(
-        units, inventory, log_means, scale, persistence, dispersion, np.ones((3, len(SHOCKS)))
+        units, inventory, log_means, HiddenLaw(scale, persistence, dispersion), np.ones((3, len(SHOCKS)))
     )
     # Three weeks of shocks and the level, by brute force.
     grid = np.linspace(-5, 5, 61)

@@ -1,6 +1,7 @@
 """LoRA adapters on one base: create, save, admit, stack, mix, merge. Nothing else in the package touches PEFT."""
 
 from pricing_fm.adapters.admission import load_adapter, load_weights
+from pricing_fm.adapters.category_regression import CategoryRegression, regress_category
 from pricing_fm.adapters.folder import (
     AdapterReference,
     point_adapter_to_base,
@@ -25,7 +26,6 @@ from pricing_fm.adapters.names import adapter_name, category_slug, category_slug
 from pricing_fm.adapters.pooling import (
     CategoryPooling,
     PoolingRule,
-    fit_pooling,
     read_pooling,
     save_pooling,
     write_pooling,
@@ -47,6 +47,7 @@ __all__ = [
     "AdapterWeights",
     "CategoryPooling",
     "CategoryProfile",
+    "CategoryRegression",
     "LibraryEntry",
     "LoraArguments",
     "MergedAdapter",
@@ -62,7 +63,6 @@ __all__ = [
     "category_slug",
     "category_slugs",
     "check_adapter_name",
-    "fit_pooling",
     "fold_adapter",
     "load_adapter",
     "load_weights",
@@ -76,6 +76,7 @@ __all__ = [
     "read_profile",
     "read_weights",
     "reduce_rank",
+    "regress_category",
     "save_adapter",
     "save_pooling",
     "save_weights",

@@ -1,10 +1,11 @@
 """What the items of a category say together of the elasticity of each: two numbers of its adapter, without a gradient.
 
 A network that reads one item at a time hedges: each elasticity is drawn towards the prior, and so is the mean of ten
-of them, although ten items know their mean much better than one knows itself. Among categories whose elasticities are
-known, least squares finds how far a category's mean should be believed, and how far an item's distance from it, for
-every number of visible weeks (an empirical Bayes estimate; Efron and Morris 1975, doi:10.2307/2285814). In a new
-category these numbers, and the mean of what the network makes of its items, give
+of them, although ten items know their mean much better than one knows itself. What one regression over all of them
+says is in no item's answer either. In categories of which the worth of every price is known, four numbers are learned
+for every number of visible weeks (an empirical Bayes rule; Efron and Morris 1975, doi:10.2307/2285814): a constant, how
+far a category's mean is believed, how far the regression, and how far an item's distance from the mean. In a new
+category they give
 
     log factor = slope * log(elasticity of the item) + offset
 
@@ -12,7 +13,6 @@ for the response of every item, which `pooling_head` of the response head applie
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,12 +20,17 @@ import numpy as np
 import torch
 from peft import PeftModel
 
+from pricing_fm.adapters.category_regression import CategoryRegression
 from pricing_fm.adapters.lora import adapter_parameters
 from pricing_fm.artifact import read_json
 from pricing_fm.errors import ArtifactError
 
 POOLING_FILE = "category_pooling.json"
 POOLING_LINEAR = "demand_head.response.pooling_head"
+# Doubt about a category's mean, before its regression: the standard deviation over the mean.
+MEAN_SPREAD = 0.45
+SMALLEST_ELASTICITY = 0.1  # over the mean: a regression may find that demand does not fall
+LARGEST_REGRESSION_SHIFT = 1.0  # of the log elasticity
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class PoolingRule:
 
     Args:
         weeks (`tuple[int, ...]`): Numbers of visible weeks that were learned from, increasing.
-        constants, means, distances (`tuple[float, ...]`): At each of them, the log factor is `constant + mean * (mean
-            log elasticity of the category) + distance * (log elasticity of the item - that mean)`.
+        constants, means, regressions, distances (`tuple[float, ...]`): At each of them, the log factor is `constant +
+            mean * (mean log elasticity of the category) + regression * (by how much the category's regression moves
+            that mean) + distance * (log elasticity of the item - that mean)`.
         typical_mean (`float`): Mean log elasticity of categories of which nothing was seen.
 
     Raises:
@@ -57,72 +63,61 @@ class PoolingRule:
     weeks: tuple[int, ...]
     constants: tuple[float, ...]
     means: tuple[float, ...]
+    regressions: tuple[float, ...]
     distances: tuple[float, ...]
     typical_mean: float
 
     def __post_init__(self) -> None:
-        lengths = {len(self.weeks), len(self.constants), len(self.means), len(self.distances)}
+        parts = (self.constants, self.means, self.regressions, self.distances)
+        lengths = {len(self.weeks), *map(len, parts)}
         if len(lengths) != 1 or not self.weeks or list(self.weeks) != sorted(set(self.weeks)):
             raise ValueError(f"weeks {list(self.weeks)} must increase, with one number of each kind for every one")
-        if not np.isfinite([*self.constants, *self.means, *self.distances, self.typical_mean]).all():
+        if not np.isfinite([*np.ravel(parts), self.typical_mean]).all():
             raise ValueError("a pooling rule holds a number that is not finite")
 
-    def pool(self, log_elasticities: np.ndarray, weeks: float) -> CategoryPooling:
+    def pool(
+        self, log_elasticities: np.ndarray, weeks: float, regression: CategoryRegression | None = None
+    ) -> CategoryPooling:
         """The numbers of a category.
 
         Args:
             log_elasticities (`(items,)`): What the network makes of its items, of one price held and set by us; empty =
                 nothing is visible.
             weeks (`float`): Visible weeks. Between the learned numbers the rule is read linearly in `log(1 + weeks)`.
+            regression (`CategoryRegression`, *optional*): Over the visible weeks of its items; None = there are none.
 
         Returns:
             `CategoryPooling`.
         """
         place, known = np.log1p(weeks), np.log1p(self.weeks)
-        constant, mean, distance = (
-            float(np.interp(place, known, column)) for column in (self.constants, self.means, self.distances)
+        constant, mean, moved, distance = (
+            float(np.interp(place, known, column))
+            for column in (self.constants, self.means, self.regressions, self.distances)
         )
         center = float(np.mean(log_elasticities)) if len(log_elasticities) else self.typical_mean
-        return CategoryPooling(slope=distance, offset=constant + (mean - distance) * center)
+        offset = constant + (mean - distance) * center + moved * regression_shift(center, regression)
+        return CategoryPooling(slope=distance, offset=offset)
 
 
-def fit_pooling(
-    found: Mapping[int, np.ndarray], true: Mapping[int, np.ndarray], categories: np.ndarray, ridge: float = 1.0
-) -> PoolingRule:
-    """Least squares over the items of categories whose elasticities are known.
+def regression_shift(mean: float, regression: CategoryRegression | None) -> float:
+    """By how much a regression moves the log elasticity of a category that was thought to be so elastic.
+
+    Both are weighed by their precision: that of the mean is `MEAN_SPREAD` of itself.
 
     Args:
-        found (`Mapping[int, np.ndarray]`): Number of visible weeks to what the network made of every item: log
-            elasticity `(items,)`.
-        true (`Mapping[int, np.ndarray]`): Likewise, log of the true elasticity.
-        categories (`np.ndarray`, shape `(items,)`, int64): Category of every item, from 0 on.
-        ridge (`float`): Weight of an item's worth of evidence for doing nothing, per number.
+        mean (`float`): Mean log elasticity of the category, as the network has it.
+        regression (`CategoryRegression` or None): Of the same items; None = nothing.
 
     Returns:
-        `PoolingRule`.
-
-    Raises:
-        ValueError: If shapes differ or an elasticity is not finite.
+        `float`: 0 where the regression knows nothing; at most `LARGEST_REGRESSION_SHIFT` either way.
     """
-    counts = np.bincount(categories)
-    columns: dict[str, list[float]] = {"constants": [], "means": [], "distances": []}
-    for weeks in sorted(found):
-        own, wanted = (np.asarray(values[weeks], dtype=np.float64) for values in (found, true))
-        if not own.shape == wanted.shape == categories.shape:
-            raise ValueError(f"shapes differ: {own.shape} found, {wanted.shape} true, {categories.shape} categories")
-        if not np.isfinite(own).all() or not np.isfinite(wanted).all():
-            raise ValueError(
-                f"at {weeks} weeks a log elasticity is not finite; only positive elasticities can be pooled"
-            )
-        center = (np.bincount(categories, own) / counts)[categories]
-        features = np.stack([np.ones_like(own), center, own - center], axis=1)
-        solved = np.linalg.solve(features.T @ features + ridge * np.eye(3), features.T @ (wanted - own))
-        for name, value in zip(columns, solved, strict=True):
-            columns[name].append(float(value))
-    first = np.asarray(found[min(found)], dtype=np.float64)
-    return PoolingRule(
-        weeks=tuple(sorted(found)), **{k: tuple(v) for k, v in columns.items()}, typical_mean=float(first.mean())
-    )
+    if regression is None:
+        return 0.0
+    thought = float(np.exp(mean))
+    doubt, error = (MEAN_SPREAD * thought) ** 2, regression.error**2
+    weighed = (regression.elasticity * doubt + thought * error) / (doubt + error)
+    shift = np.log(max(weighed, SMALLEST_ELASTICITY * thought)) - mean
+    return float(np.clip(shift, -LARGEST_REGRESSION_SHIFT, LARGEST_REGRESSION_SHIFT))
 
 
 def save_pooling(rule: PoolingRule, folder: Path) -> None:

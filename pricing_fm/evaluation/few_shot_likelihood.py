@@ -2,19 +2,19 @@
 
 Not told: each item's level of demand, and its own part of the hidden shock, an autoregressive normal variable that is
 summed out on a grid (the forward pass of a hidden Markov model). Told: season, trend, promotion, memory, the shock that
-the items of a category share, how counts scatter, and how the manager follows demand, if he does: what his prices say of
-the hidden shock is in the likelihood.
+the items of a category share, how counts scatter, and how the manager follows demand, if he does: what his prices say
+of the hidden shock is in the likelihood.
 Shapes: T weeks, A answers, L levels, G shocks of the grid.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pricing_fm.evaluation.elasticity_likelihood import POISSON_DISPERSION, compute_log_tail
 from pricing_fm.markets import SimulatedLog
-from pricing_fm.markets.hidden_demand import standardize_hidden_demand
+from pricing_fm.markets.context import HiddenShock
 from pricing_fm.markets.manager_habits import DEMAND_FOLLOWER
 from pricing_fm.markets.manager_rules import choose_rungs
 from pricing_fm.markets.prices import round_to_tick
@@ -51,24 +51,31 @@ def sum_out_hidden(log: SimulatedLog, k: int, relative: np.ndarray) -> np.ndarra
     priced = _weigh_prices(log, k)
     found = [
         _sum_out_item(
-            units[:, item], inventory[:, item], own[:, item] + relative[:, :, item], scale[item], persistence[item],
-            dispersion[item], priced[..., item],
+            units[:, item], inventory[:, item], own[:, item] + relative[:, :, item],
+            HiddenLaw(scale[item], persistence[item], dispersion[item]), priced[..., item],
         )
         for item in range(units.shape[1])
     ]  # fmt: skip
     return np.stack(found)
 
 
+def _shock_of(log: SimulatedLog) -> HiddenShock:
+    shock = log.parameters.shock
+    if shock is None:
+        raise ValueError(f"{log.parameters.domain}/{log.parameters.family} has no hidden shock to sum out")
+    return shock
+
+
 def _own_shocks(log: SimulatedLog) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviation and persistence of the part of the shock that is an item's own, `(items,)` each."""
-    shock, shape = log.parameters.shock, log.parameters.shape
+    shock, shape = _shock_of(log), log.parameters.shape
     apart = np.broadcast_to(shock.scale * np.sqrt(1.0 - shock.common), shape)
     return apart.reshape(-1), np.broadcast_to(shock.persistence, shape).reshape(-1)
 
 
 def _common_path(log: SimulatedLog, k: int) -> np.ndarray:
     """The shared part of the shock in the last k weeks, log demand, `(k, markets, products, segments)`."""
-    shock = log.parameters.shock
+    shock = _shock_of(log)
     shared = replace(shock, common=np.ones_like(shock.common))
     random = build_streams(log.settings.seed, log.market_ids)
     path = [shared.start(random, np.zeros_like(log.market_ids), log.parameters.shape)]
@@ -79,7 +86,7 @@ def _common_path(log: SimulatedLog, k: int) -> np.ndarray:
 
 def _own_shock_path(log: SimulatedLog, k: int) -> np.ndarray:
     """An item's own part of the shock in the last k weeks, `(k, items)`."""
-    together = log.arrays.hidden_shock[-k:] + 0.5 * log.parameters.shock.scale**2
+    together = log.arrays.hidden_shock[-k:] + 0.5 * _shock_of(log).scale ** 2
     return (together - _common_path(log, k)).reshape(k, -1)
 
 
@@ -93,7 +100,7 @@ def _weigh_prices(log: SimulatedLog, k: int) -> np.ndarray:
     market, habits = log.parameters.select(follows), log.habits.select(follows)
     random = build_streams(log.settings.seed, log.market_ids[follows])
     common, arrays = _common_path(log, k), log.arrays
-    apart = np.broadcast_to(log.parameters.shock.scale * np.sqrt(1.0 - log.parameters.shock.common), shape)
+    apart = _own_shocks(log)[0].reshape(shape)
     state = log.state.select(follows)  # of which a follower knows the shock alone
     for week in range(k):
         offered = round_to_tick(
@@ -107,36 +114,39 @@ def _weigh_prices(log: SimulatedLog, k: int) -> np.ndarray:
     return np.maximum(found, _FLAT).reshape(k, len(SHOCKS), -1)
 
 
+@dataclass(frozen=True)
+class HiddenLaw:
+    """What is known of an item's hidden shock and counts: scale and persistence of the shock, dispersion of counts."""
+
+    scale: float
+    persistence: float
+    dispersion: float
+
+
 def _sum_out_item(
-    units: np.ndarray,
-    inventory: np.ndarray,
-    log_mean: np.ndarray,
-    scale: float,
-    persistence: float,
-    dispersion: float,
-    priced: np.ndarray,
+    units: np.ndarray, inventory: np.ndarray, log_mean: np.ndarray, law: HiddenLaw, priced: np.ndarray
 ) -> np.ndarray:
     """Log likelihood of one item, `(A,)`.
 
     Args:
-        units, inventory: `(T,)`.
+        units: `(T,)`.
+        inventory: `(T,)`.
         log_mean: Log mean demand without the item's own shock, at the true level, `(A, T)`.
-        scale, persistence: Of the own shock.
-        dispersion: Of counts.
+        law: Of the item.
         priced: `(T, G)`.
     """
-    weeks = len(units)
+    weeks, scale, persistence = len(units), law.scale, law.persistence
     sold_out = units >= inventory
     expected = np.exp(log_mean).sum(axis=1)
     # Where the level would be fitted, and how far it could be from there.
     centre = np.log(units.sum() + 0.5) - np.log(expected + 0.5)
     lasting = scale**2 * (1 + persistence) / (1 - persistence) / weeks
-    width = np.sqrt(1.0 / (units.sum() + 1.0) + 1.0 / (dispersion * weeks) + min(lasting, scale**2))
+    width = np.sqrt(1.0 / (units.sum() + 1.0) + 1.0 / (law.dispersion * weeks) + min(lasting, scale**2))
     width *= 1.0 + sold_out.mean()
     levels = centre[:, None] + width * LEVELS + (width * sold_out.mean())  # (A, L)
     shocks = torch.from_numpy(scale * SHOCKS)
     means = torch.from_numpy(log_mean[:, None] + levels[..., None])[..., None] + shocks  # (A, L, T, G)
-    seen = _log_probability(torch.from_numpy(units), torch.from_numpy(sold_out), means, dispersion)
+    seen = _log_probability(torch.from_numpy(units), torch.from_numpy(sold_out), means, law.dispersion)
     seen = seen + torch.from_numpy(np.log(priced))
     moves = torch.from_numpy(-0.5 * (SHOCKS[None] - persistence * SHOCKS[:, None]) ** 2 / (1 - persistence**2))
     moves = torch.softmax(moves, dim=1)

@@ -51,7 +51,8 @@ def informed_prices(
         seed (`int`): Of the draws.
 
     Returns:
-        `dict[tuple[bool, int], np.ndarray]`: Whether told, and k, to prices `(items,)`, currency, in the order of `truth.item_ids`.
+        `dict[tuple[bool, int], np.ndarray]`: Whether told, and k, to prices `(items,)`, currency, in the order of
+            `truth.item_ids`.
 
     Raises:
         ValueError: If a log's items do not answer to their own price alone, its counts are inflated to zero, or more

@@ -1,8 +1,10 @@
 """What a category looks like to a network: states, to find the nearest one by, and elasticities, to be pooled."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from pricing_fm.adapters import CategoryProfile
+from pricing_fm.adapters import CategoryProfile, CategoryRegression, regress_category
 from pricing_fm.errors import PanelError, SupportError
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.panel import Panel
@@ -44,10 +46,22 @@ def category_profile(
     return CategoryProfile(base_fingerprint, len(situation), tuple(np.round(features, 6).tolist()))
 
 
-def category_elasticities(
+class CategoryReading(NamedTuple):
+    """What a pooling rule reads of a category.
+
+    Attributes:
+        log_elasticities: What the network makes of each item by itself, `(items,)`; of items that have a price.
+        regression: Over all of them; None = nothing is visible.
+    """
+
+    log_elasticities: np.ndarray
+    regression: CategoryRegression | None
+
+
+def read_category(
     panel: Panel, model: PricingFMForPolicy, processor: PricingFMProcessor, prediction_length: int = 8
-) -> np.ndarray:
-    """What a network makes of the elasticities of a category's items, each read by itself: what a pooling rule reads.
+) -> CategoryReading:
+    """Reads the elasticities of a category's items, each by itself and all together.
 
     Args:
         panel (`Panel`): One category's visible weeks; may be empty.
@@ -56,7 +70,7 @@ def category_elasticities(
         prediction_length (`int`): Periods ahead over which the current price is held.
 
     Returns:
-        `(items,)`: Logs; of items that have a price.
+        `CategoryReading`.
 
     Raises:
         SupportError: If the network's price response is free.
@@ -64,10 +78,15 @@ def category_elasticities(
     if model.config.price_response != "monotone":
         raise SupportError("a network with price_response='free' has no elasticities to pool; pooling needs monotone")
     if not len(panel.frame):
-        return np.empty(0)
+        return CategoryReading(np.empty(0), None)
     situation = with_intervention(_read_items(panel, processor, prediction_length), processor.trained_on_interventions)
     priced = np.flatnonzero(np.isfinite(situation.current_price))
-    return Engine(model, processor).log_elasticities(situation.select(priced)) if len(priced) else np.empty(0)
+    if not len(priced):
+        return CategoryReading(np.empty(0), None)
+    situation = situation.select(priced)
+    return CategoryReading(
+        Engine(model, processor).log_elasticities(situation), regress_category(situation.windows.past)
+    )
 
 
 def _read_items(panel: Panel, processor: PricingFMProcessor, prediction_length: int) -> Situation:

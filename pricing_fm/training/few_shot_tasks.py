@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pricing_fm import names
+from pricing_fm.adapters import regress_category
 from pricing_fm.errors import PanelError
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.panel import RawWindows, SeriesStore, add_assortment_to_windows, read_windows
@@ -80,7 +81,8 @@ class FewShotTask:
         learned (`dict`): Windows inside the visible weeks but for the held ones.
         held (`dict`): Windows whose future is the held weeks.
         support (`dict`): Windows inside all visible weeks.
-        query (`dict`): Windows whose context is all visible weeks, and whose future are the weeks after the origin.
+        query (`dict`): Windows whose context is all visible weeks, and whose future are the weeks after the origin;
+            `category_regression` `(C, R, 2)` is the same in all rows of a category.
     """
 
     learned: Batch
@@ -163,7 +165,7 @@ def build_task(
         ValueError: If a category has more items than `rows`.
     """
     reader = _Reader(store, categories, processor, weeks, arguments.query_weeks, patch_length, rows)
-    query = reader.read([0], arguments.query_weeks)
+    query = reader.read([0], arguments.query_weeks) | reader.regress()
     if weeks == 0:
         nothing = {name: tensor[:, :0] for name, tensor in query.items()}
         return FewShotTask(nothing, nothing, nothing, query)
@@ -221,6 +223,14 @@ class _Reader:
         """Windows whose futures start at `starts` and are hidden from `end` on, both relative to the origins."""
         parts = [self._read_origin(start, end) for start in starts]
         return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+
+    def regress(self) -> Batch:
+        """Elasticity and standard error of each category's regression over its visible weeks, NaN without any."""
+        windows, owners = self._windows(0, self.ahead)
+        rows = int(np.bincount(owners, minlength=len(self.categories)).max()) if self.rows is None else self.rows
+        found = [regress_category(windows.past[owners == owner]) for owner in range(len(self.categories))]
+        numbers = np.array([(np.nan, np.nan) if one is None else one for one in found], dtype=np.float32)
+        return {"category_regression": torch.from_numpy(numbers)[:, None].repeat(1, rows, 1)}
 
     def _read_origin(self, start: int, end: int) -> Batch:
         windows, owners = self._windows(start, end)
