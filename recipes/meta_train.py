@@ -62,7 +62,7 @@ from pricing_fm.training.few_shot_tasks import (  # noqa: E402
 )
 from pricing_fm.training.learned_steps import InnerRates, write_rates  # noqa: E402
 from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments  # noqa: E402
-from pricing_fm.training.meta_run import MetaResult, meta_train  # noqa: E402
+from pricing_fm.training.meta_run import MetaResult, check_enough_categories, meta_train  # noqa: E402
 from pricing_fm.training.policy_inner_loop import DecisionSteps  # noqa: E402
 from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult  # noqa: E402
 from pricing_fm.training.pooling import fit_rule  # noqa: E402
@@ -118,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
     data, found, true = read_tasks(source, tasks, market, model, processor)
+    count = len(next(iter(found.values())).query["loss_weights"])
+    check_enough_categories(count, source.validation_share, meta.categories_per_step)
     if true is None and meta.strategy == "pooling":
         raise SystemExit("--strategy pooling needs categories whose elasticities are known; leave --panels out")
     if meta.strategy in DECISION_STRATEGIES:
