@@ -40,7 +40,7 @@ from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
 from pricing_fm.policy.profile import category_elasticities, category_profile
 from pricing_fm.policy.situation import read_situation
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import (
     AdaptArguments,
@@ -293,4 +293,4 @@ def measured_rows(result: AdaptationResult, category: str, panel: str, weeks: in
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

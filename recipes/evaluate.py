@@ -49,7 +49,7 @@ from pricing_fm.evaluation.tasks import ForecastTask
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import PricingPolicy
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import AdaptArguments, AdaptOptimArguments
 from pricing_fm.training.policy_learning import PolicyArguments
@@ -123,8 +123,7 @@ def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
     )
     arguments = read_recipe(kinds, argv, description=__doc__)
     evaluate: EvaluateArguments = arguments[0]
-    folder = Path(evaluate.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(evaluate.output_dir)  # made when there is something to keep
     if arguments[-1].off_policy:
         rows, sources = evaluate_values(arguments, folder)
     elif evaluate.panel is not None:
@@ -152,6 +151,7 @@ def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[
     for row in rows:
         if row.name.startswith("wql_ratio_to_"):
             print(f"{row.name}: {row.value:.3f} ({row.lower:.3f} to {row.upper:.3f})")
+    folder.mkdir(parents=True, exist_ok=True)
     found.steps.to_parquet(folder / "steps.parquet")
     write_report(folder, found, rows, models[0].policy, panel)
     return rows, [DataSource(panel.name, panel.fingerprint())]
@@ -218,6 +218,7 @@ def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[Resu
         base, log, panel, market, recipe, build_price_rules(panel), evaluate.algorithms, evaluate.seed
     )
     print_gaps(found)
+    folder.mkdir(parents=True, exist_ok=True)
     found.items.to_csv(folder / "prices.csv", index=False)
     write_pricing_report(folder, found)
     return found.rows, [DataSource(panel.name, panel.fingerprint())]
@@ -243,6 +244,7 @@ def evaluate_values(arguments: Sequence[Any], folder: Path) -> tuple[list[Result
 
     task = PanelValueTask(panel, evaluate.origins, evaluate.prediction_length, cost_share, values, evaluate.seed)
     found = evaluate_on_panel(task, build_proposers, folder / "steps")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, table in build_tables(found).items():
         table.to_csv(folder / f"{name}.csv", index=False)
     (folder / "decision.txt").write_text(found.decision.describe() + "\n", encoding="utf-8")
@@ -262,4 +264,4 @@ def print_gaps(found: PricingEvaluation) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

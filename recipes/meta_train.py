@@ -50,7 +50,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor  # noqa: E4
 from pricing_fm.objectives.reward import RewardWeights  # noqa: E402
 from pricing_fm.panel import build_store, load_panel  # noqa: E402
 from pricing_fm.policy import load_base  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import DataSource  # noqa: E402
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments  # noqa: E402
 from pricing_fm.training.few_shot_tasks import (  # noqa: E402
@@ -207,4 +207,4 @@ def simulated_tasks(
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

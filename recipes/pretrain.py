@@ -33,8 +33,9 @@ from pricing_fm.panel import (
     load_shards,
     split_by_category,
 )
+from pricing_fm.panel.panel import describe_categories
 from pricing_fm.panel.sampler import find_switch_rows
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.calibration import estimate_step_correlation
@@ -262,7 +263,9 @@ def load_panels(data: DataArguments) -> list[Panel]:
     ]
     known = {category for panel in panels for category in panel.categories}
     if unknown := sorted(set(data.held_out_categories) - known):
-        raise PanelError(f"--held_out_categories {unknown} are in no panel; known are {sorted(known)[:20]}")
+        raise PanelError(
+            f"--held_out_categories {unknown} are in no panel; {describe_categories(sorted(known), unknown)}"
+        )
     kept = []
     for panel in panels:
         held_out = set(data.held_out_categories) & set(panel.categories)
@@ -400,4 +403,4 @@ def save_base(
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -41,7 +41,7 @@ from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
 from pricing_fm.metrics.bootstrap import stratified_bootstrap  # noqa: E402
 from pricing_fm.panel import Panel, load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import ResultRow  # noqa: E402
 from recipes import adapt  # noqa: E402
 
@@ -232,4 +232,4 @@ def summarize(table: pd.DataFrame, arguments: PseudoArguments) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

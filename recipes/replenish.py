@@ -22,7 +22,7 @@ from pricing_fm.markets.core import get_inventory
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import PricingPolicy
 from pricing_fm.policy.replenishment import StockArguments
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 
 SHOWN = 40  # lines of the printed table; the file holds all
@@ -130,4 +130,4 @@ def print_orders(table: pd.DataFrame, stock: StockArguments, console: Console) -
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -207,8 +207,14 @@ def test_a_market_takes_one_base(evaluate, capsys) -> None:
     assert "one --base" in capsys.readouterr().err
 
 
-def test_wrong_folders_and_categories_are_named(evaluate, panel_words: list[str]) -> None:
+def test_wrong_folders_and_categories_are_named_and_leave_no_folder_behind(
+    evaluate, panel_words: list[str], place: Path
+) -> None:
     with pytest.raises(ArtifactError, match="no such folder"):
-        evaluate("nobase", *panel_words, base=("nowhere",))
-    with pytest.raises(PanelError, match="no category 'tea'"):
-        evaluate("tea", *panel_words, "--category", "tea")
+        evaluate("wrong", *panel_words, base=("nowhere",))
+    for words in ([], ["--off_policy", "true"]):
+        with pytest.raises(PanelError, match="no category 'snack'; it has 'drinks', 'snacks'. Did you mean 'snacks'?"):
+            evaluate("wrong", *panel_words, *words, "--category", "snack")
+    with pytest.raises(ArtifactError, match="no such folder"):
+        evaluate("wrong", *MARKET, base=("nowhere",))
+    assert not (place / "wrong").exists()

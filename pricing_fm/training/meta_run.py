@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from pricing_fm.adapters.stack import repeat
+from pricing_fm.errors import UserError
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask, select_categories
@@ -45,14 +46,15 @@ def check_enough_categories(count: int, share: float, categories_per_step: int) 
         categories_per_step (`int`): Categories of a step.
 
     Raises:
-        ValueError: With the number that is needed; or if the share leaves none to learn from.
+        UserError: With the number that is needed.
+        ValueError: If the share leaves none to learn from.
     """
     stride = round(1 / share)
     if stride < 2:
         raise ValueError(f"a validation share of {share:g} leaves nothing to learn from; it must be at most 0.5")
     needed = max(stride, categories_per_step + (categories_per_step - 1) // (stride - 1))
     if count < needed:
-        raise ValueError(
+        raise UserError(
             f"{count} categories were found and {needed} are needed: every {stride}th chooses the step "
             f"(--validation_share {share:g}), and a step takes {categories_per_step} of the others "
             "(--categories_per_step). Give more (--panels, --origins_per_category; simulated: --train_categories) or "
