@@ -212,7 +212,7 @@ def measure(category: MeasuredCategory, work: Path, arguments: CategoriesArgumen
     )
     kept = ("value", "gain", "support_mass", "identified", "price_episodes")
     rows += [row for row in build_rows(valued, category.slug) if row.name in kept and row.category is None]
-    (folder / "decision.txt").write_text(valued.decision.describe() + "\n", encoding="utf-8")
+    (folder / "decision.txt").write_text(valued.describe() + "\n", encoding="utf-8")
     return rows, folder
 
 

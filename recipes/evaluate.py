@@ -275,7 +275,7 @@ def evaluate_values(arguments: Sequence[Any], folder: Path) -> tuple[list[Result
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in build_tables(found).items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    decision = "\n".join([*warnings, found.decision.describe()])
+    decision = "\n".join([*warnings, found.describe()])
     (folder / "decision.txt").write_text(decision + "\n", encoding="utf-8")
     print(decision)
     write_value_report(folder, found, warnings)

@@ -202,7 +202,7 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
         work / "values",
     )
     # Also why nothing is valued: one product alone shows no habits to weigh its prices with.
-    (work / "decision.txt").write_text(valued.decision.describe() + "\n", encoding="utf-8")
+    (work / "decision.txt").write_text(valued.describe() + "\n", encoding="utf-8")
     for row in build_rows(valued, name):
         label, _, seen = row.model.rpartition("_")
         if row.name in KEPT and row.category is None:

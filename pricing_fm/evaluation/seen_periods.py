@@ -11,11 +11,10 @@ from pricing_fm.adapters import read_adapter
 from pricing_fm.errors import PanelError
 from pricing_fm.hub import download
 from pricing_fm.panel import Panel
-from pricing_fm.recipe import RECIPE
 from pricing_fm.results import RESULTS, read_results
 from pricing_fm.training.adapt import AdaptArguments, visible_panel
 
-ALL = "all"
+ALL, RECIPE = "all", "recipe.yaml"
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,8 @@ class PricingPolicy:
         Args:
             panel (`Panel`): The log.
             guardrails (path, `dict` or `Guardrails`, *optional*): Rules; see `pricing_fm.guardrails`.
-            objective (`str`, *optional*): `margin`, `revenue` or `units`; by default margin where there is a cost.
+            objective (`str`, *optional*): `margin`, `revenue` or `units`; by default margin where there is a cost
+                and revenue elsewhere, with a `PanelWarning`.
             assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
             prediction_length (`int`): Periods the price is held and the totals cover.
             decision_lead (`int`): Periods between the last observed one and the first priced.
@@ -281,7 +282,9 @@ class PricingPolicy:
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
-        recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
+        inputs = ItemInputs(panel, situation, request)
+        inputs.warn_of_missing_costs()
+        recommender = Recommender(inputs, Engine(self.model, self.processor))
         return recommender.recommend(self._adapters_of(situation))
 
     def price_options(
