@@ -345,9 +345,10 @@ class PricingPolicy:
 
         Returns:
             `pd.DataFrame`: One row per item with enough history: `item_id, timestamp, on_hand, on_order, current_price,
-            price, order, profit` (currency, of the cycle), `expected_sales, expected_left` (units), `service` (chance
-            that all demand is met), `critical_ratio`; `separate_*`: price chosen as if stock were endless, then its
-            best order; `kept_*`: current price and its best order; `explanation`.
+            price, order, profit` (mean, currency, of the cycle), `cautious_gain` (over the current price, less half a
+            standard deviation over response members: what prices are chosen by), `expected_sales, expected_left`
+            (units), `service` (chance that all demand is met), `critical_ratio`; `separate_*`: price chosen as if stock
+            were endless, then its best order; `kept_*`: current price and its best order; `explanation`.
 
         Raises:
             PanelError: If a cost or a stock is missing; else as in `recommend`.
