@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,7 @@ from pricing_fm.evaluation.few_shot_rivals import (
 from pricing_fm.evaluation.few_shot_supply import follow_program, plan_with_supply
 from pricing_fm.markets import SimulatedLog
 from pricing_fm.markets.domains import DOMAINS
+from pricing_fm.markets.managers import DEMAND_FOLLOWER, MANAGERS
 from pricing_fm.markets.rivals import RIVALS
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.policy import load_base
@@ -88,6 +90,10 @@ PLANNER = "zero_shot"
 CEILINGS = {True: "ceiling", False: "knowable"}
 # Who is told the true demand, or placebos, which nobody has to beat.
 KNOWING = (*CEILINGS.values(), "myopic_oracle", "held_oracle")
+CONFOUNDING_HELP = (
+    "range of the demand followers' correlation with hidden demand; categories take turns with managers inside each of "
+    "five sizes, so that 5, 10, 15 retail categories meet one, two, three kinds and no demand follower, 25 all five"
+)
 FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
 
 
@@ -98,11 +104,12 @@ def main() -> None:
     model, processor, fingerprint = load_base(arguments.base)
     model.requires_grad_(False)
     check_same_run(folder / "run.json", arguments, fingerprint)
-    table, sources = pd.DataFrame(), []
+    table, sources, console = pd.DataFrame(), [], Console(width=140)
     for draw in range(arguments.draws):
         market = read_market(arguments, draw)
         settings = TaskArguments(weeks=tuple(arguments.weeks))
         logs = simulate_categories(market, market.test_categories, market.test_seed, market.logged_weeks, 0)
+        console.print(describe_managers(logs), highlight=False)
         tasks, source = build_tasks(logs, market, settings, processor, model.config.patch_length)
         truth = find_what_follows(logs, market, arguments)
         known = find_known_prices(truth)
@@ -116,7 +123,6 @@ def main() -> None:
     write_results(folder, build_results("few_shot_curve", sources, rows))
     names = list(table["strategy"].unique())
     plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
-    console = Console(width=140)
     console.print(tabulate(table, names).round(3).to_string())
     if arguments.seeds > 1:
         spread = spread_over_seeds(table)
@@ -142,6 +148,15 @@ def read_market(arguments: argparse.Namespace, draw: int) -> FewShotMarketArgume
         domain=arguments.domain,
         family=arguments.family or DOMAINS[arguments.domain].families[0],
     )
+
+
+def describe_managers(logs: list[SimulatedLog]) -> str:
+    """Who set the prices that are learned from: with few categories the managers' turns never reach some of them."""
+    counts = Counter(MANAGERS[code] for log in logs for code in log.habits.manager)
+    met = ", ".join(f"{name} {count}" for name, count in counts.items())
+    followers = counts[MANAGERS[DEMAND_FOLLOWER]]
+    ending = "" if followers else "; --confounding changes nothing: no demand_follower, give more --test_categories"
+    return f"managers of the held-out categories: {met}{ending}"
 
 
 def find_what_follows(
@@ -171,7 +186,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--ours", help="the strategy that all others are tested against")
     parser.add_argument("--draws", type=int, default=1, help="origins at which every category is met")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of what starts at zero")
-    parser.add_argument("--confounding", nargs=2, type=float, default=[-0.9, 0.9], help="range of the followers' own")
+    parser.add_argument("--confounding", nargs=2, type=float, default=[-0.9, 0.9], help=CONFOUNDING_HELP)
     parser.add_argument("--test_categories", type=int, default=30, help="held-out categories")
     parser.add_argument("--train_categories", type=int, default=40, help="categories whose adapters are averaged")
     parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.lines import Line2D
 from policy_ablation import CAUTION, DIAL, REWARDS, check_same_run
 from policy_ablation_trials import build_trials
 from rich.console import Console
@@ -55,6 +56,7 @@ from pricing_fm.results import DataSource, ResultRow, build_results, write_resul
 FAMILIES = ("stockpiling", "fresh", "reference_price")
 LOGGED_WEEKS, VISIBLE_WEEKS, PRODUCTS = 60, 26, 6
 LEVEL = 0.9
+SIDES = {"knows the market": "black", "plans on the demand curve": "C1", "learned values and policies": "C0"}
 Score = Callable[[LadderChoice, Week], np.ndarray]
 
 
@@ -235,13 +237,13 @@ def render_figure(rows: list[ResultRow]) -> plt.Figure:
     """One panel per family, sellers from top to bottom."""
     shares = [row for row in rows if row.name == "gap_closed" and row.model not in ("manager", "optimum")]
     families = list(dict.fromkeys(row.task for row in shares))
-    figure, axes = plt.subplots(1, len(families), figsize=(4.5 * len(families), 4.5), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(families), figsize=(4.5 * len(families), 4.9), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, family in zip(axes[0], families, strict=True):
         here = [row for row in shares if row.task == family]
         for place, row in enumerate(here):
-            color = (
-                "black" if "oracle" in row.model else "C1" if "plan" in row.model or "program" in row.model else "C0"
-            )
+            color = SIDES[side_of(row.model)]
             error = [[row.value - (row.lower or 0.0)], [(row.upper or 0.0) - row.value]]
             axis.errorbar(row.value, place, xerr=error, marker="o", capsize=2, color=color)
         axis.set_yticks(range(len(here)), [row.model for row in here])
@@ -250,8 +252,17 @@ def render_figure(rows: list[ResultRow]) -> plt.Figure:
         axis.set_title(family)
         axis.set_xlabel("share of the gap closed")
     axes[0, 0].invert_yaxis()
-    figure.tight_layout()
+    marks = [Line2D([], [], marker="o", color=color, label=side) for side, color in SIDES.items()]
+    title = "0 = the manager, 1 = the optimum; interquartile mean with its 90 % interval"
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9, title=title)
     return figure
+
+
+def side_of(seller: str) -> str:
+    """What a seller decides by; a key of `SIDES`."""
+    if "oracle" in seller:
+        return "knows the market"
+    return "plans on the demand curve" if "plan" in seller or "program" in seller else "learned values and policies"
 
 
 if __name__ == "__main__":

@@ -159,7 +159,17 @@ def _adapter_facts(folder: Path) -> dict[str, Any]:
         "revision": config["revision"],
         "rank": config["r"],
         "rules": list(read_json(guardrails)) if guardrails.exists() else [],
+        "lacks_cost": _lacks_cost(folder),
     }
+
+
+def _lacks_cost(folder: Path) -> bool:
+    """Whether margin was asked for and no cost was known, so that prices are for revenue."""
+    recipe, ladder = folder / "recipe.yaml", folder / "price_ladder.json"
+    if not (recipe.exists() and ladder.exists()):
+        return False
+    asked = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("margin") or 0.0
+    return asked > 0 and read_json(ladder)["policy"]["rewards"]["margin"] == 0
 
 
 def _front_matter(manifest: Manifest, text: CardText, adapter: dict[str, Any]) -> str:

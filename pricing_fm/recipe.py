@@ -1,14 +1,15 @@
-"""Reads what a recipe is told: a YAML file gives defaults, the command line wins, unknown keys are refused."""
+"""Reads what a recipe is told (YAML gives defaults, the command line wins, unknown keys are refused) and runs it."""
 
 import dataclasses
 import difflib
 import functools
 import operator
+import os
 import re
 import sys
 import types
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,7 +17,10 @@ from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type
 import yaml
 from transformers import HfArgumentParser
 
+from pricing_fm.errors import UserError
+
 RECIPE = "recipe.yaml"
+TRACEBACK = "PRICING_FM_TRACEBACK"
 
 # argparse takes -1e-05 for a key; -0.00001 is a number to it.
 _NEGATIVE_WITH_EXPONENT = re.compile(r"-\d*\.?\d*[eE][+-]?\d+")
@@ -64,6 +68,24 @@ def read_recipe(
         return tuple(_build(kind, values) for kind, values in zip(classes, parsed, strict=False))
     except ValueError as error:
         _refuse(parser, str(error))
+
+
+def run_recipe(main: Callable[[], object]) -> None:
+    """Runs a recipe's `main` from the command line.
+
+    Args:
+        main (`Callable`): Reads the words of the process.
+
+    Raises:
+        SystemExit: With the message of an error that its user can mend, to standard error, and exit status 1; with
+            `PRICING_FM_TRACEBACK=1` in the environment the error itself comes through, as every other one does.
+    """
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        raise SystemExit(f"error: {error}\n({TRACEBACK}=1 shows where)") from error
 
 
 def resolved_recipe(arguments: Sequence[Any]) -> dict[str, Any]:

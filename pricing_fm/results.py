@@ -17,6 +17,11 @@ from pricing_fm.errors import ArtifactError
 
 RESULTS = "results.json"
 
+# What can change a number. Published artifacts lie in the repository, too, with source of their own: a run that writes
+# one would call its own code changed.
+_SOURCES = tuple(f":(top){pattern}" for pattern in ("*.py", "*.yaml", "*.j2", "*.toml"))
+_OUTPUTS = (":(top,exclude)model_cards", ":(top,exclude)tests")
+
 
 @dataclass(frozen=True)
 class ResultRow:
@@ -96,7 +101,7 @@ class Results:
         metrics (`tuple[ResultRow, ...]`): What it measured.
         device (`str`): `cpu`, `cuda`, ...
         threads (`int`): Threads of the numeric libraries.
-        commit (`str`, *optional*): Git commit of the code, with `-dirty` when it differs from it.
+        commit (`str`, *optional*): Git commit of the code, with `-dirty` when a source differs from it.
     """
 
     recipe: str
@@ -122,18 +127,22 @@ def build_results(recipe: str, data: list[DataSource], metrics: list[ResultRow],
     return Results(recipe, tuple(data), tuple(metrics), device, torch.get_num_threads(), code_commit())
 
 
-def code_commit() -> str | None:
+def code_commit(file: str | Path = __file__) -> str | None:
     """Git commit of this package's own source.
 
+    Args:
+        file (`str` or `Path`): A file of the source; this one by default.
+
     Returns:
-        `str` or None: The commit, with `-dirty` appended when tracked files differ from it; None where the package is
-        not run from its repository (an installed copy inside another one must not report that one's commit).
+        `str` or None: The commit, with `-dirty` appended when tracked sources or settings differ from it (pages,
+        figures and published artifacts are no sources); None where the package is not run from its repository (an
+        installed copy inside another one must not report that one's commit).
     """
-    here = Path(__file__).resolve()
+    here = Path(file).resolve()
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = _git(here.parent, "rev-parse", "HEAD")
-    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES, *_OUTPUTS)
     return f"{commit}-dirty" if commit and changed else commit
 
 

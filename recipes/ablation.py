@@ -48,7 +48,7 @@ from pricing_fm.evaluation.figures import render_png  # noqa: E402
 from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
 from pricing_fm.panel import load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
-from pricing_fm.recipe import read_recipe, save_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe  # noqa: E402
 from pricing_fm.results import ResultRow, build_results, code_commit, read_results, write_results  # noqa: E402
 from recipes import pretrain  # noqa: E402
 
@@ -324,4 +324,4 @@ def describe_cell(row: dict[Any, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -39,8 +39,9 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import CategorySupport, category_support, load_base, write_ladder
 from pricing_fm.policy.profile import category_profile, read_category
+from pricing_fm.policy.request import NO_COST
 from pricing_fm.policy.situation import read_situation
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import (
     AdaptArguments,
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
     full = load_panel(source.panel, schema=source.schema)
     category_slugs(full.categories)  # two categories with one slug would overwrite each other's adapters
     panel = visible_panel(full, source.category, how)
-    policy, rewards = check_costs(panel, policy, rewards)
+    asked, (policy, rewards) = rewards, check_costs(panel, policy, rewards)
     slug = category_slug(source.category)
     network = start_adapter(model, slug, lora, loop.seed, source.initial_adapter, fingerprint)
     initial = None if source.initial_adapter is None else download(source.initial_adapter).folder
@@ -139,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
         activate_adapter(network, None)  # what the category looks like to the base
         write_profile(folder, category_profile(panel, model, processor, fingerprint))
         activate_adapter(network, slug)
-    used = source, how, policy, rewards, lora, optim, loop, output
-    save_rest(folder, processor, full, panel, fingerprint, used, result)
+    used = source, how, policy, asked, lora, optim, loop, output
+    save_rest(folder, processor, full, panel, fingerprint, used, rewards, result)
     return result
 
 
@@ -231,7 +232,7 @@ def check_costs(panel: Panel, policy: PolicyArguments, rewards: RewardWeights) -
     """Margin needs a cost; without one, and without an assumption, the reward counts revenue and says so."""
     has_cost = "cost" in panel.frame and panel.frame["cost"].notna().any()
     if rewards.margin > 0 and not has_cost and policy.assumed_cost_share is None:
-        print("no cost in the panel and no --assumed_cost_share: the policy maximises revenue instead of margin")
+        print(f"{NO_COST}, not margin (map `cost` in the schema or give --assumed_cost_share)")
         return policy, replace(rewards, margin=0.0, revenue=rewards.margin)
     return policy, rewards
 
@@ -243,10 +244,11 @@ def save_rest(
     visible: Panel,
     fingerprint: str,
     arguments: Sequence[Any],
+    rewards: RewardWeights,
     result: AdaptationResult,
 ) -> None:
     """Everything of the artifact beside the PEFT files: processor, ladder, rules, recipe, results, seal and card."""
-    source, how, policy, rewards, _, _, loop, _ = arguments
+    source, how, policy, _, _, _, loop, _ = arguments
     processor.to_json_file(folder / "preprocessor_config.json")  # the code that reads it is the base's
     support = count_support(visible, processor, None if source.category == ALL else source.category)
     trained = result.policy_loss is not None
@@ -294,4 +296,4 @@ def measured_rows(result: AdaptationResult, category: str, panel: str, weeks: in
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -24,7 +24,7 @@ from pricing_fm.markets.corpus import (
 )
 from pricing_fm.markets.logs import SimulatedLog
 from pricing_fm.panel import save_store
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 
 CARD = """---
 {head}---
@@ -166,4 +166,4 @@ def render_card(stores: dict[str, dict[str, Any]], settings: CorpusSettings) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

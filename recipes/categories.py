@@ -44,7 +44,7 @@ from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, Sim
 from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION  # noqa: E402
 from pricing_fm.panel import Panel, load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import ResultRow, read_results, write_results  # noqa: E402
 from recipes import adapt  # noqa: E402
 
@@ -212,7 +212,7 @@ def measure(category: MeasuredCategory, work: Path, arguments: CategoriesArgumen
     )
     kept = ("value", "gain", "support_mass", "identified", "price_episodes")
     rows += [row for row in build_rows(valued, category.slug) if row.name in kept and row.category is None]
-    (folder / "decision.txt").write_text(valued.decision.describe() + "\n", encoding="utf-8")
+    (folder / "decision.txt").write_text(valued.describe() + "\n", encoding="utf-8")
     return rows, folder
 
 
@@ -278,4 +278,4 @@ def print_curve(rows: list[ResultRow], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -42,7 +42,7 @@ from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, Sim
 from pricing_fm.markets.corpus import FIRST_SEED_OF_EVALUATION  # noqa: E402
 from pricing_fm.panel import Panel, load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results  # noqa: E402
 from recipes import adapt  # noqa: E402
 from recipes.demo_figure import draw_summary  # noqa: E402
@@ -371,4 +371,4 @@ def write_everything(found: Evaluation, curve: list[ResultRow], new: NewCategory
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

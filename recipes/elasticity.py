@@ -39,7 +39,7 @@ from pricing_fm.evaluation.elasticity_scores import (
     tabulate_cell,
 )
 from pricing_fm.policy import PricingPolicy
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 
 HEADINGS = {
@@ -170,4 +170,4 @@ def print_scores(scores: list[CellScores], items: pd.DataFrame, console: Console
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

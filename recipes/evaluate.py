@@ -45,11 +45,12 @@ from pricing_fm.evaluation.pricing import PricingEvaluation
 from pricing_fm.evaluation.pricing_baselines import build_price_rules
 from pricing_fm.evaluation.report import write_forecast_report, write_pricing_report
 from pricing_fm.evaluation.scores import build_ratio_rows, print_forecast_table
+from pricing_fm.evaluation.seen_periods import SeenPeriods, find_seen_periods
 from pricing_fm.evaluation.tasks import ForecastTask
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, load_panel
 from pricing_fm.policy import PricingPolicy
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import AdaptArguments, AdaptOptimArguments
 from pricing_fm.training.policy_learning import PolicyArguments
@@ -123,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
     )
     arguments = read_recipe(kinds, argv, description=__doc__)
     evaluate: EvaluateArguments = arguments[0]
-    folder = Path(evaluate.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(evaluate.output_dir)  # made when there is something to keep
     if arguments[-1].off_policy:
         rows, sources = evaluate_values(arguments, folder)
     elif evaluate.panel is not None:
@@ -139,22 +139,46 @@ def main(argv: Sequence[str] | None = None) -> list[ResultRow]:
 
 def evaluate_forecasts(evaluate: EvaluateArguments, folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
     """Model and baselines at every origin of a real panel."""
-    panel = load_panel(str(evaluate.panel), schema=evaluate.schema)
-    if evaluate.category != "all":
-        panel = panel.select_category(evaluate.category)
+    panel, seen = read_panel(evaluate)
     task = ForecastTask(task_name(panel), panel, evaluate.prediction_length, evaluate.origins)
     models = load_models(evaluate)
     cache = None if evaluate.cache == "none" else BaselineCache(Path(evaluate.cache))
     found = evaluate_forecasters(task, models, build_baselines(evaluate, task), cache, by_category=True)
     references = [name for name in found.steps["model"].unique() if name != "pricing_fm"]
-    rows = [*found.rows, *build_ratio_rows(found.steps, "pricing_fm", references)]
+    rows = [
+        *found.rows,
+        *build_ratio_rows(found.steps, "pricing_fm", references),
+        *seen_rows(evaluate, seen, task.name),
+    ]
     print_forecast_table(found.rows)
     for row in rows:
         if row.name.startswith("wql_ratio_to_"):
             print(f"{row.name}: {row.value:.3f} ({row.lower:.3f} to {row.upper:.3f})")
+    folder.mkdir(parents=True, exist_ok=True)
     found.steps.to_parquet(folder / "steps.parquet")
-    write_report(folder, found, rows, models[0].policy, panel)
+    write_report(folder, found, rows, models[0].policy, panel, tuple(seen.values()))
     return rows, [DataSource(panel.name, panel.fingerprint())]
+
+
+def read_panel(evaluate: EvaluateArguments) -> tuple[Panel, dict[str, SeenPeriods]]:
+    """What is evaluated on, and which adapters have read it before; that is said at once."""
+    whole = load_panel(str(evaluate.panel), schema=evaluate.schema)
+    panel = whole if evaluate.category == "all" else whole.select_category(evaluate.category)
+    how = evaluate.category, evaluate.prediction_length, evaluate.origins
+    found = {adapter: find_seen_periods(adapter, whole, *how) for adapter in evaluate.adapter}
+    seen = {adapter: one for adapter, one in found.items() if one is not None}
+    for one in seen.values():
+        print(one.describe())
+    return panel, seen
+
+
+def seen_rows(evaluate: EvaluateArguments, seen: dict[str, SeenPeriods], task: str) -> list[ResultRow]:
+    """Of every adapter, the share of the judged periods that it has read; 0 = none that is known of."""
+    shares = [seen[one].seen / seen[one].judged if one in seen else 0.0 for one in evaluate.adapter]
+    return [
+        ResultRow("share_of_judged_periods_seen", share, "pricing_fm", task, seed=seed)
+        for seed, share in enumerate(shares)
+    ]
 
 
 def load_models(evaluate: EvaluateArguments) -> list[PolicyForecaster]:
@@ -198,14 +222,19 @@ def build_baselines(evaluate: EvaluateArguments, task: ForecastTask) -> list[Bas
 
 
 def write_report(
-    folder: Path, found: ForecastEvaluation, rows: list[ResultRow], policy: PricingPolicy, panel: Panel
+    folder: Path,
+    found: ForecastEvaluation,
+    rows: list[ResultRow],
+    policy: PricingPolicy,
+    panel: Panel,
+    seen: Sequence[SeenPeriods],
 ) -> None:
     """report.html with forecasts, calibration and the demand curves of a few items, if the base sees prices at all."""
     curves = None
     if policy.processor.covariates in ("both", "price"):
         shown = panel.select_items(panel.item_ids[:: max(len(panel.item_ids) // 6, 1)][:6])
         curves = policy.demand_curve(shown, price_multipliers=[0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
-    write_forecast_report(folder, rows, found, panel, curves)
+    write_forecast_report(folder, rows, found, panel, curves, [one.describe() for one in seen])
 
 
 def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[ResultRow], list[DataSource]]:
@@ -218,6 +247,7 @@ def evaluate_policies(arguments: Sequence[Any], folder: Path) -> tuple[list[Resu
         base, log, panel, market, recipe, build_price_rules(panel), evaluate.algorithms, evaluate.seed
     )
     print_gaps(found)
+    folder.mkdir(parents=True, exist_ok=True)
     found.items.to_csv(folder / "prices.csv", index=False)
     write_pricing_report(folder, found)
     return found.rows, [DataSource(panel.name, panel.fingerprint())]
@@ -228,9 +258,8 @@ def evaluate_values(arguments: Sequence[Any], folder: Path) -> tuple[list[Result
     evaluate, cost_share, values = arguments[0], arguments[3].assumed_cost_share, arguments[-1]
     if evaluate.panel is None or max(len(evaluate.base), len(evaluate.adapter)) > 1 or evaluate.from_scratch:
         raise SystemExit("--off_policy takes a --panel, one --base, at most one --adapter and no --from_scratch")
-    panel = load_panel(evaluate.panel, schema=evaluate.schema)
-    if evaluate.category != "all":
-        panel = panel.select_category(evaluate.category)
+    panel, seen = read_panel(evaluate)
+    warnings = [one.describe() for one in seen.values()]
 
     def build_proposers(weeks: ValuedWeeks, costs: Costs) -> list[Proposer]:
         policy = PricingPolicy.from_pretrained(
@@ -243,12 +272,15 @@ def evaluate_values(arguments: Sequence[Any], folder: Path) -> tuple[list[Result
 
     task = PanelValueTask(panel, evaluate.origins, evaluate.prediction_length, cost_share, values, evaluate.seed)
     found = evaluate_on_panel(task, build_proposers, folder / "steps")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, table in build_tables(found).items():
         table.to_csv(folder / f"{name}.csv", index=False)
-    (folder / "decision.txt").write_text(found.decision.describe() + "\n", encoding="utf-8")
-    print(found.decision.describe())
-    write_value_report(folder, found)
-    return build_rows(found, task_name(panel)), [DataSource(panel.name, panel.fingerprint())]
+    decision = "\n".join([*warnings, found.describe()])
+    (folder / "decision.txt").write_text(decision + "\n", encoding="utf-8")
+    print(decision)
+    write_value_report(folder, found, warnings)
+    rows = [*build_rows(found, task_name(panel)), *seen_rows(evaluate, seen, task_name(panel))]
+    return rows, [DataSource(panel.name, panel.fingerprint())]
 
 
 def print_gaps(found: PricingEvaluation) -> None:
@@ -262,4 +294,4 @@ def print_gaps(found: PricingEvaluation) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pricing_fm.artifact import MANIFEST, verify_artifact, write_manifest
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.errors import ArtifactError
-from pricing_fm.recipe import read_recipe
+from pricing_fm.recipe import read_recipe, run_recipe
 from pricing_fm.results import Results, read_results, write_results
 
 
@@ -67,4 +67,4 @@ def take_in(base: Results, parts: Sequence[Results], metrics: Sequence[str]) -> 
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -19,7 +19,7 @@ from pricing_fm.markets.fitting import FitSettings, FittedMarket, PredictiveChec
 from pricing_fm.markets.fitting.check_figure import draw_checks
 from pricing_fm.markets.fitting.market_card import CardFacts, render_market_card
 from pricing_fm.panel import load_panel
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 
 
 @dataclass(frozen=True)
@@ -121,4 +121,4 @@ def _print_summary(console: Console, market: FittedMarket, checks: PredictiveChe
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -30,7 +30,7 @@ from pricing_fm.policy import PricingPolicy
 from pricing_fm.policy.options import PriceOptions
 from pricing_fm.policy.recommend import CAUTION
 from pricing_fm.policy.trade_off import OBJECTIVES, PlanTerms
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 
 
@@ -194,4 +194,4 @@ def print_points(found: FrontComparison, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

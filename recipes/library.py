@@ -26,7 +26,7 @@ from pricing_fm.models import PricingFMProcessor
 from pricing_fm.panel import load_panel
 from pricing_fm.policy import CAUTION, LADDER_FILE, CategorySupport, load_base
 from pricing_fm.policy.profile import category_profile
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import build_results, read_results, write_results
 from pricing_fm.training.adapt import AdaptArguments, visible_panel
 
@@ -150,4 +150,4 @@ def shared_policy(folders: Sequence[Path]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

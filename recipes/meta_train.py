@@ -49,7 +49,7 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor  # noqa: E4
 from pricing_fm.objectives.reward import RewardWeights  # noqa: E402
 from pricing_fm.panel import build_store, load_panel  # noqa: E402
 from pricing_fm.policy import load_base  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import DataSource  # noqa: E402
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments  # noqa: E402
 from pricing_fm.training.few_shot_tasks import (  # noqa: E402
@@ -61,7 +61,7 @@ from pricing_fm.training.few_shot_tasks import (  # noqa: E402
 )
 from pricing_fm.training.learned_steps import InnerRates, write_rates  # noqa: E402
 from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments  # noqa: E402
-from pricing_fm.training.meta_run import MetaResult, meta_train  # noqa: E402
+from pricing_fm.training.meta_run import MetaResult, check_enough_categories, meta_train  # noqa: E402
 from pricing_fm.training.policy_inner_loop import DecisionSteps  # noqa: E402
 from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult  # noqa: E402
 from pricing_fm.training.pooling import fit_rule  # noqa: E402
@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
     data, found = read_tasks(source, tasks, market, model, processor)
+    count = len(next(iter(found.values())).query["loss_weights"])
+    check_enough_categories(count, source.validation_share, meta.categories_per_step)
     if source.panels and meta.strategy == "pooling":
         raise SystemExit("--strategy pooling needs categories whose prices have a known worth; leave --panels out")
     if meta.strategy in DECISION_STRATEGIES:
@@ -204,4 +206,4 @@ def simulated_tasks(
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

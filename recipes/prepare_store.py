@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pricing_fm.panel import ShardSettings, prepare_shards
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 
 STEPS = {"read": "read and check", "sort": "sort by item and time", "check": "check", "write": "fill gaps, write"}
 
@@ -70,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

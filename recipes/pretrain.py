@@ -33,8 +33,10 @@ from pricing_fm.panel import (
     load_shards,
     split_by_category,
 )
+from pricing_fm.panel.disjoint import check_items_apart, check_stores_apart
+from pricing_fm.panel.panel import describe_categories
 from pricing_fm.panel.sampler import find_switch_rows
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.calibration import estimate_step_correlation
@@ -262,13 +264,24 @@ def load_panels(data: DataArguments) -> list[Panel]:
     ]
     known = {category for panel in panels for category in panel.categories}
     if unknown := sorted(set(data.held_out_categories) - known):
-        raise PanelError(f"--held_out_categories {unknown} are in no panel; known are {sorted(known)[:20]}")
-    kept = []
+        raise PanelError(
+            f"--held_out_categories {unknown} are in no panel; {describe_categories(sorted(known), unknown)}"
+        )
+    kept, splits = [], []
     for panel in panels:
-        held_out = set(data.held_out_categories) & set(panel.categories)
-        kept.append(split_by_category(panel, held_out).train if held_out else panel)
+        wanted = set(data.held_out_categories) & set(panel.categories)
+        if not wanted:
+            kept.append(panel)
+            continue
+        split = split_by_category(panel, wanted)
+        kept.append(split.train)
+        splits.append(split)
     # Held out of one panel, a category must not be learned from another one that spells it differently.
     check_spellings((category for panel in kept for category in panel.categories), data.held_out_categories)
+    if splits:
+        check_items_apart(kept, splits)
+        for folder in (*data.stores, *data.validation_stores):
+            check_stores_apart(load_shards(folder, check_rows=False), splits)
     return kept
 
 
@@ -400,4 +413,4 @@ def save_base(
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -41,7 +41,7 @@ from pricing_fm.evaluation.tasks import ForecastTask  # noqa: E402
 from pricing_fm.metrics.bootstrap import stratified_bootstrap  # noqa: E402
 from pricing_fm.panel import Panel, load_panel  # noqa: E402
 from pricing_fm.policy import PricingPolicy  # noqa: E402
-from pricing_fm.recipe import read_recipe  # noqa: E402
+from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import ResultRow  # noqa: E402
 from recipes import adapt  # noqa: E402
 
@@ -202,7 +202,7 @@ def measure(name: str, path: Path, base: PricingPolicy, work: Path, arguments: P
         work / "values",
     )
     # Also why nothing is valued: one product alone shows no habits to weigh its prices with.
-    (work / "decision.txt").write_text(valued.decision.describe() + "\n", encoding="utf-8")
+    (work / "decision.txt").write_text(valued.describe() + "\n", encoding="utf-8")
     for row in build_rows(valued, name):
         label, _, seen = row.model.rpartition("_")
         if row.name in KEPT and row.category is None:
@@ -232,4 +232,4 @@ def summarize(table: pd.DataFrame, arguments: PseudoArguments) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

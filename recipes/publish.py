@@ -15,7 +15,7 @@ from pricing_fm.artifact import CARD, read_manifest, verify_artifact
 from pricing_fm.cards import CardText, write_card
 from pricing_fm.errors import ArtifactError
 from pricing_fm.hub import PushedCommit, commit_of, download, push
-from pricing_fm.recipe import read_recipe
+from pricing_fm.recipe import read_recipe, run_recipe
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ def name_base(folder: Path, arguments: PublishArguments) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -21,7 +21,7 @@ from pricing_fm.evaluation.randomised_rivals import RIVALS, predict_with_rival
 from pricing_fm.evaluation.randomised_summary import build_rows, read_order, summarize
 from pricing_fm.hub import download
 from pricing_fm.policy import PricingPolicy, load_base
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import AdaptArguments, AdaptOptimArguments
 from pricing_fm.training.arguments import OutputArguments
@@ -133,4 +133,4 @@ def print_summary(experiment: Experiment, orders: pd.DataFrame, cells: pd.DataFr
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from pricing_fm.evaluation.market import MarketArguments, simulate_evaluation_market
 from pricing_fm.markets.core import get_inventory
-from pricing_fm.panel import Panel, load_panel
+from pricing_fm.panel import Panel, load_panel, read_companion
 from pricing_fm.policy import PricingPolicy
+from pricing_fm.policy.recommend import CAUTION
 from pricing_fm.policy.replenishment import StockArguments
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 
 SHOWN = 40  # lines of the printed table; the file holds all
@@ -47,7 +48,10 @@ class ReplenishArguments:
     )
     on_hand: str | None = field(
         default=None,
-        metadata={"help": "CSV with item_id, inventory (on hand now) and on_order; default: what the log says."},
+        metadata={
+            "help": "CSV, one row per item: item_id (or the columns that the schema joins to it), inventory (units on "
+            "hand now) and, if anything is, on_order (units on their way); default: what the log says."
+        },
     )
     guardrails: str | None = field(default=None, metadata={"help": "Rules for the prices (YAML or JSON)."})
     assumed_cost_share: float | None = field(
@@ -88,10 +92,18 @@ def main(argv: Sequence[str] | None = None) -> pd.DataFrame:
 
 def read_items(arguments: ReplenishArguments, market: MarketArguments) -> tuple[Panel, pd.DataFrame | None]:
     """The log and, if one is given, the stock."""
-    on_hand = None if arguments.on_hand is None else pd.read_csv(arguments.on_hand)
+    # Ids are text, as in the log: 0042 keeps its zeros.
+    on_hand = None if arguments.on_hand is None else pd.read_csv(arguments.on_hand, dtype=str)
     if arguments.market is None:
-        panel = load_panel(str(arguments.panel), schema=arguments.schema)
-        return (panel if arguments.category == "all" else panel.select_category(arguments.category)), on_hand
+        whole = load_panel(str(arguments.panel), schema=arguments.schema)
+        if arguments.category == "all":
+            return whole, on_hand
+        panel = whole.select_category(arguments.category)
+        if on_hand is not None:  # of the whole shop: rows of other categories are none of this one's business
+            on_hand = read_companion(whole, on_hand)
+            elsewhere = set(whole.item_ids) - set(panel.item_ids)
+            on_hand = on_hand[~on_hand["item_id"].isin(elsewhere)]
+        return panel, on_hand
     log, panel = simulate_evaluation_market(market)
     if on_hand is None:
         shelf = np.ravel(get_inventory(log.parameters, log.state))
@@ -103,8 +115,9 @@ def read_items(arguments: ReplenishArguments, market: MarketArguments) -> tuple[
 
 def print_orders(table: pd.DataFrame, stock: StockArguments, console: Console) -> None:
     """One line per item, and what the order of deciding makes of the total."""
-    shown = Table(title=f"Price and order for {stock.periods} periods", title_justify="left", box=None)
-    heads = ["item", "stock", "now", "price", "order", "served", "profit", "price first", "now kept"]
+    shown = Table(title=f"Price and order for {stock.periods} periods", title_justify="left", box=None, padding=(0, 1))
+    heads = ["item", "stock", "now", "price", "order", "served", "mean\nprofit", "price\nfirst", "now\nkept"]
+    heads += ["cautious\ngain"]
     for place, head in enumerate(heads):
         shown.add_column(head, justify="right" if place else "left", no_wrap=True)
     for row in table.head(SHOWN).to_dict("records"):
@@ -116,18 +129,20 @@ def print_orders(table: pd.DataFrame, stock: StockArguments, console: Console) -
             f"[bold]{row['price']:.2f}[/]",
             f"[bold]{row['order']:g}[/]",
             f"{row['service']:.0%}",
-            *(f"{row[name]:.0f}" for name in ("profit", "separate_profit", "kept_profit")),
+            *(f"{row[name]:.0f}" for name in ("profit", "separate_profit", "kept_profit", "cautious_gain")),
         )
     console.print(shown)
     if len(table) > SHOWN:
         console.print(f"... and {len(table) - SHOWN} more items in the file")
-    joint, separate, kept = table[["profit", "separate_profit", "kept_profit"]].sum()
+    joint, separate, kept, gain = table[["profit", "separate_profit", "kept_profit", "cautious_gain"]].sum()
     console.print(
-        f"Stock: on hand and on order. Served: chance that all demand is. Expected profit {joint:.2f}; {separate:.2f} "
-        f"if the price is chosen before the order, {kept:.2f} at current prices with the best orders.",
+        f"Stock: on hand and on order. Served: chance that all demand is. Mean profit {joint:.2f}; {separate:.2f} if "
+        f"the price is chosen before the order, {kept:.2f} at current prices with the best orders. Prices are chosen "
+        f"by the cautious gain over the current price ({gain:.2f} in all): its mean less {CAUTION:g} standard "
+        "deviations of what the model thinks possible, so a price with a higher mean profit may be passed over.",
         highlight=False,
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

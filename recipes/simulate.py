@@ -18,7 +18,7 @@ from pricing_fm.markets.dataset import write_dataset
 from pricing_fm.markets.domains import DOMAINS
 from pricing_fm.markets.logs import LogSettings, SimulatedLog, simulate_log
 from pricing_fm.markets.managers import MANAGERS, ManagerSettings, choose_managers
-from pricing_fm.recipe import read_recipe, save_recipe
+from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 
 _FAMILIES = "; ".join(f"{name}: {', '.join(domain.families)}" for name, domain in DOMAINS.items())
 
@@ -143,4 +143,4 @@ def _word(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

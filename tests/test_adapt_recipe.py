@@ -168,10 +168,13 @@ def test_without_a_cost_revenue_counts_and_that_is_said(adapt: Callable[..., Pat
         place / "costless.parquet"
     )
     folder = adapt("revenue", "--category", "snacks", panel="costless.parquet")
-    assert "maximises revenue instead of margin" in capsys.readouterr().out
+    said = "no cost is known: prices maximise revenue, not margin"
+    assert said in capsys.readouterr().out
+    assert said in (folder / "README.md").read_text()
     policy = json.loads((folder / "price_ladder.json").read_text())["policy"]
     assert (policy["rewards"]["margin"], policy["rewards"]["revenue"]) == (0.0, 1.0)
     folder = adapt("share", "--category", "snacks", "--assumed_cost_share", "0.6", panel="costless.parquet")
+    assert said not in (folder / "README.md").read_text()
     assert json.loads((folder / "price_ladder.json").read_text())["policy"]["rewards"]["margin"] == 1.0
     found = PricingPolicy.from_pretrained(folder).recommend(panel_of(sales_log().drop(columns="cost")))
     assert set(found["objective"]) == {"revenue"}

@@ -1,10 +1,14 @@
 """A price every week: what sellers see, what counts, and that looking ahead beats looking at the week alone."""
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pricing_fm.evaluation.closed_loop import Week, logged_manager, oracle_seller, sell_for_weeks, solve_markets
 from pricing_fm.markets import LogSettings, ManagerSettings, RetailSettings, SimulatedLog, compute_outcome, simulate_log
+from pricing_fm.results import ResultRow
 
 WEEKS = 4
 
@@ -70,3 +74,18 @@ def test_only_dynamic_programs_know_the_myopic_sellers_prices() -> None:
     with pytest.raises(ValueError, match="dynamic programs"):
         first.choose(state, myopic=True)
     assert first.choose(state).shape == (1, 2, 1)
+
+
+def test_the_figure_says_what_its_colours_and_lines_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("policy_closed_loop")
+    sellers = ("myopic oracle", "stock program", "plan, one week", "awac, one week")
+    rows = [ResultRow("gap_closed", 0.5, seller, "fresh", lower=0.4, upper=0.6) for seller in sellers]
+    figure = benchmark.render_figure(rows)
+    (legend,) = figure.legends
+    shown = {text.get_text(): mark.get_color() for text, mark in zip(legend.get_texts(), legend.get_lines())}
+    assert shown == benchmark.SIDES
+    assert "0 = the manager, 1 = the optimum" in legend.get_title().get_text()
+    drawn = [container.lines[0].get_color() for container in figure.axes[0].containers]
+    assert drawn == [shown[benchmark.side_of(seller)] for seller in sellers]
+    assert len(set(drawn)) == 3

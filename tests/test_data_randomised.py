@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from pricing_fm.evaluation.randomised_panels import read_decisions
 from pricing_fm.panel import load_panel
@@ -25,6 +26,24 @@ def prepare_module(name: str) -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_folder_of_data_has_a_card_with_front_matter_and_a_line_on_the_first_page() -> None:
+    first_page = (REPOSITORY / "data" / "README.md").read_text()
+    folders = [path.parent for path in sorted((REPOSITORY / "data").glob("*/prepare.py"))]
+    assert {folder.name for folder in folders} > set(SOURCES)
+    for folder in folders:
+        front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+        assert {"license", "pretty_name", "tags", "task_categories", "size_categories"} <= set(front)
+        assert f"[`{folder.name}`]({folder.name}/README.md)" in first_page
+
+
+@pytest.mark.parametrize(("name", "folder"), SOURCES.items())
+def test_the_cards_of_experiments_say_how_to_prepare_them_and_that_they_are_for_study(name: str, folder: str) -> None:
+    text = (REPOSITORY / "data" / name / "README.md").read_text()
+    assert f"python data/{name}/prepare.py --source ../shared/data/{folder}" in text
+    assert "tudy only**" in text
+    assert "may be published" not in text
 
 
 @pytest.mark.real_data

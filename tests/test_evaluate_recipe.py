@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from pricing_fm.errors import ArtifactError, PanelError
-from pricing_fm.results import ResultRow, read_results
+from pricing_fm.evaluation.seen_periods import find_seen_periods
+from pricing_fm.panel import load_panel
+from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results
 from recipes.evaluate import main
-from tests.policy_artifacts import quick_collections, sales_log, write_adapter, write_base
+from tests.policy_artifacts import quick_collections, reseal, sales_log, write_adapter, write_base
 
 FORECAST = ["--prediction_length", "3", "--origins", "3", "6", "--cache", "none"]
 MARKET = [
@@ -128,6 +130,56 @@ def test_adapters_stand_beside_their_base_and_networks_of_the_panel_alone(
         evaluate("mixed", *panel_words, "--adapter", "one", "two", base=("base0", "base1"))
 
 
+@pytest.fixture
+def learned(place: Path) -> Callable[..., str]:
+    """An adapter of snacks whose folder says what it has read."""
+
+    def call(name: str, support_end: str | None, weeks: int | None = 12, fingerprint: str | None = None) -> str:
+        folder = write_adapter(place / name, place / "base0", "snacks", has_policy=False)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"weeks": weeks, "support_end": support_end}))
+        panel = load_panel(place / "shop.parquet", schema=place / "schema.yaml")
+        source = DataSource("shop", fingerprint or panel.fingerprint())
+        write_results(folder, build_results("adapt", [source], []))
+        reseal(folder)
+        return str(folder)
+
+    return call
+
+
+def test_an_adapter_that_has_read_the_weeks_it_is_judged_on_is_told_of(
+    evaluate, panel_words, learned, place: Path, capsys
+) -> None:
+    panel = load_panel(place / "shop.parquet", schema=place / "schema.yaml")
+    start, later = (panel.frequency.step(panel.last_observed, 1 - origin) for origin in (6, 3))
+    adapters = {"clean": f"{start:%Y-%m-%d}", "late": f"{later:%Y-%m-%d}", "today": None}
+    folders = [learned(name, end) for name, end in adapters.items()]
+    words = ["--baselines", "none", "--category", "snacks"]
+    rows = evaluate("seen", *panel_words, *words, "--adapter", *folders)
+    shares = values_of(rows, "share_of_judged_periods_seen")
+    assert [shares["pricing_fm", seed, None, None] for seed in range(3)] == [0.0, 0.5, 1.0]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert len(lines) == 2
+    first = later - pd.Timedelta(weeks=12)
+    last = later - pd.Timedelta(weeks=1)
+    assert f"late has read {first:%Y-%m-%d} to {last:%Y-%m-%d}, 3 of the 6 periods" in lines[0]
+    assert "(origins 6)" in lines[0]
+    assert f"--support_end {start:%Y-%m-%d} or earlier" in lines[0]
+    assert "6 of the 6 periods" in lines[1]
+    assert "has read" in (place / "seen" / "report.html").read_text()
+
+
+def test_what_an_adapter_has_read_of_a_log_that_has_grown_is_not_recorded(place: Path, learned) -> None:
+    panel = load_panel(place / "shop.parquet", schema=place / "schema.yaml")
+    how = panel, "snacks", 3, (3, 6)
+    grown = find_seen_periods(learned("grown", None, fingerprint="sha256:other"), *how)
+    assert grown is not None
+    assert not grown.is_recorded
+    assert "not recorded" in grown.describe()
+    assert find_seen_periods(learned("none", None, weeks=0), *how) is None
+    assert find_seen_periods(learned("other", None), panel, "drinks", 3, (3, 6)) is None
+    assert find_seen_periods(str(place / "snacks"), *how) is None
+
+
 @pytest.mark.parametrize("covariates", ["none", "flags", "price"])
 def test_a_base_that_sees_less_is_measured_like_any_other(evaluate, panel_words, place: Path, covariates: str) -> None:
     write_base(place / covariates, covariates=covariates)
@@ -207,8 +259,14 @@ def test_a_market_takes_one_base(evaluate, capsys) -> None:
     assert "one --base" in capsys.readouterr().err
 
 
-def test_wrong_folders_and_categories_are_named(evaluate, panel_words: list[str]) -> None:
+def test_wrong_folders_and_categories_are_named_and_leave_no_folder_behind(
+    evaluate, panel_words: list[str], place: Path
+) -> None:
     with pytest.raises(ArtifactError, match="no such folder"):
-        evaluate("nobase", *panel_words, base=("nowhere",))
-    with pytest.raises(PanelError, match="no category 'tea'"):
-        evaluate("tea", *panel_words, "--category", "tea")
+        evaluate("wrong", *panel_words, base=("nowhere",))
+    for words in ([], ["--off_policy", "true"]):
+        with pytest.raises(PanelError, match="no category 'snack'; it has 'drinks', 'snacks'. Did you mean 'snacks'?"):
+            evaluate("wrong", *panel_words, *words, "--category", "snack")
+    with pytest.raises(ArtifactError, match="no such folder"):
+        evaluate("wrong", *MARKET, base=("nowhere",))
+    assert not (place / "wrong").exists()

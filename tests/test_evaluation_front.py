@@ -116,6 +116,14 @@ def test_a_figure_has_a_pane_per_sweep_with_all_its_points(found: FrontCompariso
     assert not plot_fronts(FrontComparison(found.believed), "a log").axes[0].get_title()
 
 
+def test_the_legend_explains_hollow_points_where_there_are_any(found: FrontComparison) -> None:
+    for beaten in (False, True):
+        table = found.believed.assign(dominated=beaten)
+        (legend,) = plot_fronts(FrontComparison(table), "a log").legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert any(label.startswith("hollow: another point") for label in labels) == beaten
+
+
 def test_a_later_start_and_foreign_items_are_refused(market, base: Path) -> None:
     log, options = market
     _, panel = simulate_evaluation_market(MARKET)

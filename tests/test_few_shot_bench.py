@@ -1,7 +1,9 @@
 """The k-shot bench: what a decision is worth, what is visible of it, and that every strategy is another one."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -380,3 +382,15 @@ def test_repeating_an_update_copies_it(bench: FewShotBench) -> None:
     next(iter(stack.values())).zero_()
     assert all(tensor.abs().sum() > 0 for tensor in update.values())
     assert (grid_prices(bench.truth)[:, PRICE_GRID.index(1.0)] == bench.truth.list_prices).all()
+
+
+def test_the_curve_says_which_managers_it_meets_and_that_few_categories_meet_no_demand_follower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    few_shot_curve = importlib.import_module("few_shot_curve")
+    few, many = (simulate_categories(FewShotMarketArguments(), count, 930_000, 2, 0) for count in (10, 25))
+    assert "cost_plus 5, hi_lo 5; --confounding changes nothing" in few_shot_curve.describe_managers(few)
+    told = few_shot_curve.describe_managers(many)
+    assert "demand_follower 5" in told
+    assert "nothing" not in told

@@ -163,6 +163,17 @@ def test_the_empirical_bernstein_interval_is_the_papers_and_refuses_bounds_that_
         estimate_bernstein_interval(parts, (0.0, 0.5))
 
 
+def test_a_value_at_its_bound_may_miss_it_by_rounding_and_by_no_more() -> None:
+    most = 3 * 0.1  # 0.30000000000000004
+    rewards = np.array([[most], [0.0], [most], [0.1]])
+    log = LoggedTrajectories(rewards, np.ones((4, 1)), np.ones((4, 1)), np.arange(4))
+    parts = estimate_behavior_value(log).contributions
+    assert parts.cluster_influences.max() > 0.3
+    assert estimate_bernstein_interval(parts, (0.0, 0.3)).value == pytest.approx(0.175)
+    with pytest.raises(ValueError, match="bounds are"):
+        estimate_bernstein_interval(parts, (0.0, 0.3 * (1 - 1e-8)))
+
+
 def test_a_paired_difference_is_narrower_than_its_parts() -> None:
     log = clustered_log(5, week_shock=2.0)
     manager = estimate_behavior_value(log).contributions

@@ -173,6 +173,10 @@ def test_monotone_demand_gives_the_manager_what_he_earned(found: PanelValueEvalu
     assert beyond.lower < beyond.upper
 
 
+def test_a_decision_about_margin_does_not_speak_of_unknown_costs(found: PanelValueEvaluation) -> None:
+    assert found.describe() == found.decision.describe()
+
+
 def test_costs_ten_points_off_move_the_gain_the_way_they_must(found: PanelValueEvaluation) -> None:
     """Dearer units make volume worth less: holding a low price looks worse."""
     cheap = next(policy for policy in found.policies if policy.name == "hold_0.7")
@@ -269,6 +273,7 @@ def test_without_any_cost_values_are_revenue_and_the_page_says_so(panel: Panel, 
     found = evaluate_on_panel(ask(panel, assumed_cost_share=None), build_holders(0.7), tmp_path)
     assert found.costs.objective == "revenue"
     assert "values are revenue" in found.costs.note
+    assert found.describe().splitlines()[-1].startswith("- no cost is known: prices maximise revenue")
     assert found.policies[0].gain is not None
     assert found.policies[0].gain.value > 0.0
 

@@ -99,13 +99,52 @@ def test_stock_comes_from_the_plan_else_from_the_log_else_from_nowhere(policy: P
     np.testing.assert_array_equal(read_stock(panel, planned.situation, None)[0], 33.0)
     bare = panel_of(fast_movers(4))
     for on_hand, message in (
-        (None, "has inventory nan"),
-        (pd.DataFrame({"item_id": ["i00"], "inventory": [3.0]}), "'i01' has inventory nan"),
-        (pd.DataFrame({"item_id": ["i00", "i00"], "inventory": [3.0, 4.0]}), "one row per item"),
+        (None, "has inventory missing"),
+        (pd.DataFrame({"item_id": ["i00"], "inventory": [3.0]}), r"'i01' is not in the stock table \(3 of 4 items"),
+        (pd.DataFrame({"item_id": ["i00", "i00"], "inventory": [3.0, 4.0]}), "'i00' twice .*one row per item"),
+        (
+            pd.DataFrame({"item_id": [*bare.item_ids, "i99", "x"], "inventory": 3.0}),
+            r"item 'i99', which the log does not \(2 such items\); the log has 'i00', 'i01', 'i02', ...",
+        ),
+        (
+            pd.DataFrame({"item_id": bare.item_ids, "stock": 3.0}),
+            "the columns 'item_id', 'stock'; it needs item_id and",
+        ),
+        (pd.DataFrame({"item_id": bare.item_ids, "inventory": "3 boxes"}), "row 0.*inventory is '3 boxes'; a number"),
         (pd.DataFrame({"item_id": bare.item_ids, "inventory": 3.0, "on_order": -1.0}), "on_order -1"),
     ):
         with pytest.raises(PanelError, match=message):
             policy.replenish(bare, on_hand=on_hand)
+
+
+def test_prices_are_chosen_by_the_cautious_gain_that_the_table_shows_beside_mean_profits(policy: PricingPolicy) -> None:
+    panel = panel_of(fast_movers())
+    stock, on_hand = StockArguments(1, 1), pd.DataFrame({"item_id": panel.item_ids, "inventory": 50.0})
+    table = policy.replenish(panel, stock, on_hand)
+    options = policy.price_options(panel, prediction_length=2)
+    found = plan_price_and_order(options, np.full(len(table), 50.0), stock, 0.5)
+    best = np.where(options.allowed, found.cautious_gain[:, : options.allowed.shape[1]], -np.inf).max(1)
+    np.testing.assert_allclose(table["cautious_gain"], best, rtol=1e-9, atol=1e-9)
+    assert (table["kept_cautious_gain"] == 0).all()
+    means = table["profit"] - table["kept_profit"]
+    moved = table["price"] != table["current_price"]
+    assert (table["cautious_gain"][moved] < means[moved]).all()
+    assert moved.any()
+    bold = plan_price_and_order(options, np.full(len(table), 50.0), stock, 0.0)
+    rows = np.arange(len(table))
+    over_kept = bold.plan.outcome.profit - bold.plan.outcome.profit[:, [OWN]]
+    np.testing.assert_allclose(bold.cautious_gain[rows, bold.joint], over_kept[rows, bold.joint], rtol=1e-9)
+
+
+def test_the_stock_of_a_whole_shop_serves_one_category_and_ids_keep_their_zeros(base: Path, tmp_path: Path) -> None:
+    log = fast_movers(4)
+    log["item_id"] = log["item_id"].str.replace("i", "00")
+    log.to_csv(tmp_path / "sales.csv", index=False)
+    pd.DataFrame({"item_id": log["item_id"].unique(), "inventory": 5}).to_csv(tmp_path / "stock.csv", index=False)
+    words = f"--base {base} --panel {tmp_path}/sales.csv --on_hand {tmp_path}/stock.csv --output_dir {tmp_path}/out"
+    table = replenish.main([*words.split(), "--category", "snacks"])
+    assert set(table["item_id"]) == set(log.loc[log["category"] == "snacks", "item_id"])
+    assert (table["on_hand"] == 5).all()
 
 
 def test_a_plan_of_other_periods_is_refused(policy: PricingPolicy) -> None:
@@ -148,7 +187,8 @@ def test_the_recipe_prints_and_writes_a_price_and_an_order_for_every_item(
     assert table["order"].iloc[2] == 0
     printed = capsys.readouterr().out
     assert "i02" in printed
-    assert "Expected profit" in printed
+    assert "Mean profit" in printed
+    assert "cautious gain" in printed
     with pytest.raises(SystemExit):
         replenish.main(["--base", "b", "--output_dir", "o"])
     assert "--panel or --market" in capsys.readouterr().err

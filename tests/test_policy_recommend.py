@@ -1,5 +1,6 @@
 """Recommendations: one row per item, exact columns, objectives, plans, leads, and what is not known is said."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -207,12 +208,17 @@ def test_periods_are_counted_from_one_and_leads_from_zero(policy: PricingPolicy,
 def test_the_objective_is_margin_where_the_cost_is_known_and_revenue_elsewhere(policy: PricingPolicy) -> None:
     table = sales_log(items=4)
     table.loc[table["item_id"] == "i01", "cost"] = np.nan
-    found = policy.recommend(panel_of(table))
+    with pytest.warns(PanelWarning, match="no cost is known: prices maximise revenue for 1 of 4 items") as caught:
+        found = policy.recommend(panel_of(table))
+    assert caught[0].filename == __file__
     assert found["objective"].tolist() == ["margin", "revenue", "margin", "margin"]
     without = found.iloc[1]
     assert without["expected_margin"] == pytest.approx(without["price"] * without["expected_units"])
     assert "expected revenue" in without["explanation"]
-    shares = policy.recommend(panel_of(table), assumed_cost_share=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PanelWarning)
+        policy.recommend(panel_of(table), objective="revenue")
+        shares = policy.recommend(panel_of(table), assumed_cost_share=0.5)
     assert shares["objective"].tolist() == ["margin"] * 4
     filled = shares.iloc[1]
     margin = (filled["price"] - 0.5 * filled["current_price"]) * filled["expected_units"]

@@ -263,3 +263,21 @@ def test_a_run_starts_from_the_weights_of_another_base(
     assert all(torch.allclose(second[name], tensor, atol=1e-6) for name, tensor in first.items())
     with pytest.raises(ArtifactError, match="do not fit the network"):
         pretrain.main([*again, "--patch_length", "8", "--output_dir", str(tmp_path / "other")])
+
+
+def test_a_held_out_category_is_not_learned_from_a_panel_that_calls_everything_else(
+    panel_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    panel, schema = map(str, panel_files)
+    held_out = load_panel(panel, schema=schema).categories[0]
+    other = pd.read_parquet(panel)
+    other = other[other["category"] == held_out].assign(category="another name")
+    for column in ("item_id", "product_id"):
+        if column in other:
+            other[column] = "x" + other[column].rank(method="dense").astype(int).astype(str)
+    other.to_parquet(tmp_path / "other.parquet", index=False)
+    arguments = data_arguments(
+        panels=(panel, str(tmp_path / "other.parquet")), schemas=(schema, schema), held_out_categories=(held_out,)
+    )
+    with pytest.raises(PanelError, match="'x1' of 'other' is trained on: their periods, sales and prices are the same"):
+        pretrain.load_panels(arguments)

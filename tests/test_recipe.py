@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from pricing_fm.recipe import read_recipe, resolved_recipe, save_recipe
+from pricing_fm.errors import PanelError
+from pricing_fm.recipe import TRACEBACK, read_recipe, resolved_recipe, run_recipe, save_recipe
 
 
 @dataclass(frozen=True)
@@ -186,3 +187,25 @@ def test_the_classes_are_not_changed_by_reading() -> None:
         DataArguments.__dataclass_fields__["panels"].type,
         OptimArguments.__dataclass_fields__["clip"].type,
     ] == before
+
+
+def refuse() -> None:
+    raise PanelError("row 3: price is -1; prices must be positive. Fix the sign")
+
+
+def test_an_error_that_a_user_can_mend_is_one_message_and_an_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TRACEBACK, raising=False)
+    with pytest.raises(SystemExit, match="^error: row 3: price is -1; prices must be positive. Fix the sign\n"):
+        run_recipe(refuse)
+    monkeypatch.setenv(TRACEBACK, "1")
+    with pytest.raises(PanelError):
+        run_recipe(refuse)
+    with pytest.raises(ZeroDivisionError):
+        run_recipe(lambda: 1 / 0)
+
+
+def test_every_recipe_is_run_so() -> None:
+    texts = {path.name: path.read_text() for path in (Path(__file__).resolve().parents[1] / "recipes").glob("*.py")}
+    scripts = {name for name, text in texts.items() if "__main__" in text}
+    assert len(scripts) > 15
+    assert {name for name in scripts if 'if __name__ == "__main__":\n    run_recipe(main)\n' in texts[name]} == scripts

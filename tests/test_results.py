@@ -1,6 +1,7 @@
 """What stands in results.json was measured, and the card shows only that."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from pricing_fm.artifact import write_manifest
 from pricing_fm.cards import CardText, summarise_rows, write_card
 from pricing_fm.errors import ArtifactError
-from pricing_fm.results import DataSource, ResultRow, build_results, read_results, write_results
+from pricing_fm.results import DataSource, ResultRow, build_results, code_commit, read_results, write_results
 
 ROWS = [
     ResultRow("wql", 0.25, "pricing_fm", "frat_1W", lower=0.24, upper=0.26, n=100, window=0, seed=0),
@@ -55,6 +56,31 @@ def test_the_commit_of_the_code_is_recorded_inside_its_repository() -> None:
         assert len(commit.removesuffix("-dirty")) == 40
     else:
         assert commit is None
+
+
+def test_what_a_run_writes_does_not_make_its_own_code_look_changed(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=tmp_path, check=True)
+
+    outputs = ["model_cards/base/model.safetensors", "model_cards/base/modeling.py", "recipes/nano/README.md"]
+    sources = ["pricing_fm/code.py", "recipes/nano/base.yaml"]
+    for name in outputs + sources:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "all")
+    code = tmp_path / "pricing_fm" / "code.py"
+    clean = code_commit(code)
+    assert clean is not None
+    assert len(clean) == 40
+    for name in outputs:
+        (tmp_path / name).write_text("after")
+    assert code_commit(code) == clean
+    for name in sources:
+        (tmp_path / name).write_text("after")
+        assert code_commit(code) == f"{clean}-dirty"
+        (tmp_path / name).write_text("before")
 
 
 def test_keys_that_do_not_apply_may_be_absent(tmp_path: Path) -> None:

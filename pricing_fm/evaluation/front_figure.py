@@ -48,6 +48,10 @@ def plot_fronts(found: FrontComparison, title: str) -> Figure:
         axes.tick_params(labelsize=8)
     grid[0].set_ylabel("margin against current prices", fontsize=9)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    if found.believed["dominated"].any() or (found.achieved is not None and found.achieved["dominated"].any()):
+        grid[0].plot(
+            [], [], "o", color=GREY, markerfacecolor="white", markersize=5, label="hollow: another point beats it"
+        )
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     return figure

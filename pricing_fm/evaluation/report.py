@@ -41,7 +41,12 @@ GLOSSARY = (
 
 
 def write_forecast_report(
-    folder: Path, rows: Sequence[ResultRow], found: ForecastEvaluation, panel: Panel, curves: pd.DataFrame | None = None
+    folder: Path,
+    rows: Sequence[ResultRow],
+    found: ForecastEvaluation,
+    panel: Panel,
+    curves: pd.DataFrame | None = None,
+    warnings: Sequence[str] = (),
 ) -> Path:
     """The report of a forecast evaluation.
 
@@ -51,6 +56,7 @@ def write_forecast_report(
         found (`ForecastEvaluation`): What was run.
         panel (`Panel`): What it ran on.
         curves (`pd.DataFrame`, *optional*): Answer of `demand_curve` for some items.
+        warnings (`Sequence[str]`): What speaks against the numbers, for the head of the page.
 
     Returns:
         `Path`: The page.
@@ -61,6 +67,7 @@ def write_forecast_report(
         ("period", f"{stamps.min():%d %b %Y} to {panel.last_observed:%d %b %Y}"),
         ("items", f"{len(panel.item_ids):,}"),
         ("steps forecast", str(int(found.steps["step"].max()) + 1)),
+        *(("warning", line) for line in warnings),
     )
     content = ReportContent(
         title=f"Forecasts of {panel.name}",

@@ -7,7 +7,7 @@ from pricing_fm.errors import PanelError
 from pricing_fm.panel.cells import read_cells
 from pricing_fm.panel.panel import Panel
 from pricing_fm.panel.refusal import refuse_rows
-from pricing_fm.panel.schema import FLAG_COLUMNS
+from pricing_fm.panel.schema import FLAG_COLUMNS, NUMBER_COLUMNS
 from pricing_fm.panel.validate import check_optional_values
 
 
@@ -33,7 +33,7 @@ def read_companion(panel: Panel, table: pd.DataFrame) -> pd.DataFrame:
     if names.ITEM_ID not in renamed:
         wanted = " and ".join(map(repr, schema.columns[names.ITEM_ID]))
         raise PanelError(f"the table has no item_id; it needs the column {wanted}, as in the panel's source")
-    frame = read_cells(renamed, schema, (*schema.number_columns, *FLAG_COLUMNS))
+    frame = read_cells(renamed, schema, (*schema.number_columns, *NUMBER_COLUMNS, *FLAG_COLUMNS))
     if names.PRICE in frame:
         price = frame[names.PRICE].to_numpy()
         bad = (price <= 0) | (price == float("inf"))

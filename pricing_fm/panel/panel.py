@@ -1,7 +1,8 @@
 """The panel: one long table of items and periods that has passed every check."""
 
+import difflib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from pricing_fm import names
 from pricing_fm.errors import PanelError
 from pricing_fm.panel.frequency import Frequency
 from pricing_fm.panel.schema import PanelSchema
+
+MOST_SHOWN = 20  # categories of a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +116,9 @@ class Panel:
             PanelError: If the panel has no categories or not this one.
         """
         if category not in self.categories:
-            shown = ", ".join(map(repr, self.categories[:20])) or "no categories (map one in the schema)"
-            raise PanelError(f"panel {self.name!r} has no category {category!r}; it has {shown}")
+            raise PanelError(
+                f"panel {self.name!r} has no category {category!r}; {describe_categories(self.categories, [category])}"
+            )
         return self._keep(self.frame[names.CATEGORY] == category)
 
     def before(self, timestamp: pd.Timestamp | str) -> "Panel":
@@ -150,6 +154,26 @@ class Panel:
 
     def _keep(self, rows: pd.Series) -> "Panel":
         return replace(self, frame=self.frame[rows.to_numpy(dtype=bool)].reset_index(drop=True))
+
+
+def describe_categories(known: Sequence[str], unknown: Iterable[str]) -> str:
+    """What there is instead of categories that are not there: those spelled nearly alike first.
+
+    Args:
+        known (`Sequence[str]`): Sorted.
+        unknown (`Iterable[str]`): What was asked for.
+
+    Returns:
+        `str`: A clause that ends a message.
+    """
+    if not known:
+        return "it has no categories (map one in the schema)"
+    folded = {category.casefold(): category for category in known}
+    close = [folded[name] for one in unknown for name in difflib.get_close_matches(one.casefold(), folded, n=2)]
+    meant = f". Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
+    shown = ", ".join(map(repr, known[:MOST_SHOWN]))
+    more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
+    return f"it has {shown}{more}{meant}"
 
 
 def _canonical_bytes(column: pd.Series) -> bytes:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pricing_fm import names
 from pricing_fm.errors import PanelError
-from pricing_fm.panel.panel import Panel
+from pricing_fm.panel.panel import Panel, describe_categories
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def split_by_category(panel: Panel, held_out: str | Iterable[str]) -> CategorySp
     wanted = {held_out} if isinstance(held_out, str) else set(held_out)
     unknown = sorted(wanted.difference(panel.categories))
     if unknown or not wanted:
-        shown = ", ".join(map(repr, panel.categories[:20])) or "no categories (map one in the schema)"
-        raise PanelError(f"panel {panel.name!r} has no category {unknown or wanted}; it has {shown}")
+        there = describe_categories(panel.categories, unknown)
+        raise PanelError(f"panel {panel.name!r} has no category {unknown or wanted}; {there}")
     nameless = panel.frame[names.CATEGORY].isna()
     if nameless.any():
         item = panel.frame.loc[nameless, names.ITEM_ID].iloc[0]

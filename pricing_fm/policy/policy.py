@@ -258,7 +258,8 @@ class PricingPolicy:
         Args:
             panel (`Panel`): The log.
             guardrails (path, `dict` or `Guardrails`, *optional*): Rules; see `pricing_fm.guardrails`.
-            objective (`str`, *optional*): `margin`, `revenue` or `units`; by default margin where there is a cost.
+            objective (`str`, *optional*): `margin`, `revenue` or `units`; by default margin where there is a cost
+                and revenue elsewhere, with a `PanelWarning`.
             assumed_cost_share (`float`, *optional*): Unit cost / current price for items without a cost.
             prediction_length (`int`): Periods the price is held and the totals cover.
             decision_lead (`int`): Periods between the last observed one and the first priced.
@@ -281,7 +282,9 @@ class PricingPolicy:
             guardrails, objective, assumed_cost_share, prediction_length, decision_lead, limits, explore, seed
         )
         situation = self._situation(panel, decision_lead + prediction_length, future, is_intervention=True)
-        recommender = Recommender(ItemInputs(panel, situation, request), Engine(self.model, self.processor))
+        inputs = ItemInputs(panel, situation, request)
+        inputs.warn_of_missing_costs()
+        recommender = Recommender(inputs, Engine(self.model, self.processor))
         return recommender.recommend(self._adapters_of(situation))
 
     def price_options(
@@ -342,9 +345,10 @@ class PricingPolicy:
 
         Returns:
             `pd.DataFrame`: One row per item with enough history: `item_id, timestamp, on_hand, on_order, current_price,
-            price, order, profit` (currency, of the cycle), `expected_sales, expected_left` (units), `service` (chance
-            that all demand is met), `critical_ratio`; `separate_*`: price chosen as if stock were endless, then its
-            best order; `kept_*`: current price and its best order; `explanation`.
+            price, order, profit` (mean, currency, of the cycle), `cautious_gain` (over the current price, less half a
+            standard deviation over response members: what prices are chosen by), `expected_sales, expected_left`
+            (units), `service` (chance that all demand is met), `critical_ratio`; `separate_*`: price chosen as if stock
+            were endless, then its best order; `kept_*`: current price and its best order; `explanation`.
 
         Raises:
             PanelError: If a cost or a stock is missing; else as in `recommend`.

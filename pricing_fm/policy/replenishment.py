@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pricing_fm.policy.options import OWN, PriceOptions
-from pricing_fm.policy.planning import PlannedValue, planned_value, step_draws
+from pricing_fm.policy.planning import PlannedValue, cautious_gain, planned_value, step_draws
 
 ROUNDING = 1e-9  # units; what a requirement may miss a whole pack by
 ITEMS_AT_ONCE = 32  # bounds memory: draws are (items, prices, draws)
@@ -251,12 +251,15 @@ class PriceAndOrder:
         separate (`np.ndarray`): Price chosen as if stock were free and endless; its best order follows.
         kept (`np.ndarray`): Current price, and the best order for it.
         plan (`StockedPlan`): Orders and outcomes of all candidates.
+        cautious_gain (`np.ndarray`, shape `(N, P)`): What `joint` is chosen by: profit over that at the current price,
+            each with its best order, less `caution` standard deviations of it over the response members; currency.
     """
 
     joint: np.ndarray
     separate: np.ndarray
     kept: np.ndarray
     plan: StockedPlan
+    cautious_gain: np.ndarray
 
 
 def cycle_demand(options: PriceOptions, rows: np.ndarray, stock: StockArguments) -> CycleDemand:
@@ -333,9 +336,11 @@ def plan_price_and_order(
     """
     plan = plan_orders(options, available, stock)
     margin = planned_value(options.demand, options.prices, options.costs, "margin", options.lead)
+    kept = np.full(len(options), options.prices.shape[1] + OWN)
     return PriceAndOrder(
         joint=options.choose(plan.value, caution),
         separate=options.choose(margin, caution),
-        kept=np.full(len(options), options.prices.shape[1] + OWN),
+        kept=kept,
         plan=plan,
+        cautious_gain=cautious_gain(plan.value, kept, caution),
     )

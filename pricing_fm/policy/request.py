@@ -1,5 +1,6 @@
 """What a recommendation is asked for, checked against the panel: objective, costs, rules per item, decision units."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from pricing_fm import names
-from pricing_fm.errors import GuardrailError, PanelError
+from pricing_fm.errors import GuardrailError, PanelError, PanelWarning
 from pricing_fm.guardrails import RULES, Guardrails, load_guardrails
 from pricing_fm.panel import Panel, read_companion
 from pricing_fm.policy.situation import Situation
 
 OBJECTIVES = ("margin", "revenue", "units")
+NO_COST = "no cost is known: prices maximise revenue"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ class ItemInputs:
         # Items that share a price share what it is for.
         lacking = np.bincount(self.units, weights=~np.isfinite(self.costs))[self.units] > 0
         return np.where(lacking, "revenue", "margin").astype(object)
+
+    def warn_of_missing_costs(self) -> None:
+        """Tells the caller of `recommend` which prices are for revenue because nobody knows a cost.
+
+        Without any price there is nothing to say: such an item keeps what it has.
+        """
+        priced = np.isfinite(self.situation.current_price)
+        count = int((priced & (self.objectives == "revenue")).sum())
+        if self.request.objective is None and count:
+            warnings.warn(
+                f"{NO_COST} for {count} of {int(priced.sum())} items; map `cost` or give assumed_cost_share (cost / "
+                "price) for margin, or ask for objective='revenue'",
+                PanelWarning,
+                stacklevel=3,
+            )
 
     @cached_property
     def limits(self) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from pricing_fm.adapters.stack import repeat
+from pricing_fm.errors import UserError
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.few_shot_tasks import FewShotTask, select_categories
@@ -36,6 +37,31 @@ class MetaResult:
     training: TrainingResult | None
 
 
+def check_enough_categories(count: int, share: float, categories_per_step: int) -> None:
+    """Refuses too few categories before anything is computed with them.
+
+    Args:
+        count (`int`): Categories that there are.
+        share (`float`): Of the categories that validate, in (0, 0.5].
+        categories_per_step (`int`): Categories of a step.
+
+    Raises:
+        UserError: With the number that is needed.
+        ValueError: If the share leaves none to learn from.
+    """
+    stride = round(1 / share)
+    if stride < 2:
+        raise ValueError(f"a validation share of {share:g} leaves nothing to learn from; it must be at most 0.5")
+    needed = max(stride, categories_per_step + (categories_per_step - 1) // (stride - 1))
+    if count < needed:
+        raise UserError(
+            f"{count} categories were found and {needed} are needed: every {stride}th chooses the step "
+            f"(--validation_share {share:g}), and a step takes {categories_per_step} of the others "
+            "(--categories_per_step). Give more (--panels, --origins_per_category; simulated: --train_categories) or "
+            "take fewer in a step"
+        )
+
+
 def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[dict, dict]:
     """Tasks of the categories to learn from, and of those that choose the step: every `1 / share`-th one.
 
@@ -47,9 +73,8 @@ def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[di
         ValueError: If either side would be empty.
     """
     count = len(next(iter(tasks.values())).query["loss_weights"])
+    check_enough_categories(count, share, 1)
     stride = round(1 / share)
-    if count < stride or stride < 2:
-        raise ValueError(f"{count} categories cannot be split with a validation share of {share}; give more categories")
     places = torch.arange(count)
     held = places % stride == stride - 1
     sides = (places[~held], places[held])

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pricing_fm.errors import UserError
+
 NO_WEEK = -1  # of a row that no calendar week has a part in, such as a model's value of the first state
 
 
-class RefusalError(ValueError):
+class RefusalError(UserError):
     """There is no answer: the log holds too few, or none, of the decisions that a number would rest on.
 
     Likewise where no experiment is large enough. Unlike other errors it says nothing against the call, and may be

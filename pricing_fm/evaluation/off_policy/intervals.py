@@ -13,6 +13,7 @@ from pricing_fm.evaluation.off_policy.contributions import NO_WEEK, Contribution
 from pricing_fm.metrics import Interval
 
 _CELLS_AT_ONCE = 4_000_000  # bounds memory: weights are (replicates, clusters or cells)
+ROUNDING = 1e-9  # relative; what sums of values at a bound may miss it by
 MOST_EMPTY_REPLICATES = 0.05  # share of replicates in which a term may have no weight left
 
 
@@ -224,7 +225,8 @@ def estimate_bernstein_interval(
         Value and both ends.
 
     Raises:
-        ValueError: If an influence value is out of bounds, there is one unit only or `level` is outside (0, 1).
+        ValueError: If an influence value is out of bounds by more than rounding, there is one unit only or `level` is
+            outside (0, 1).
 
     References:
         Maurer and Pontil 2009, "Empirical Bernstein bounds and sample variance penalization", arXiv:0907.3740.
@@ -234,7 +236,8 @@ def estimate_bernstein_interval(
     count = len(values)
     if count < 2:
         raise ValueError("there is one decision unit only; its contributions have no spread")
-    if values.min() < low or values.max() > high:
+    slack = ROUNDING * max(abs(low), abs(high))
+    if values.min() < low - slack or values.max() > high + slack:
         raise ValueError(f"influence values span {values.min():g} to {values.max():g}; bounds are ({low:g}, {high:g})")
     logarithm = np.log(4.0 / (1.0 - level))  # each side may fail with half of 1 - level
     reach = np.sqrt(2.0 * values.var(ddof=1) * logarithm / count) + 7.0 * (high - low) * logarithm / (3.0 * (count - 1))

@@ -49,6 +49,7 @@ from pricing_fm.evaluation.panel_value.valuation import Bench, value_log
 from pricing_fm.evaluation.panel_value.weeks import ValuedWeeks, read_valued_weeks
 from pricing_fm.metrics import Interval
 from pricing_fm.panel import Panel
+from pricing_fm.policy.request import NO_COST
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,13 @@ class PanelValueEvaluation:
     decision: LaunchDecision
     experiment_by_item: SwitchbackPlan | None
     left_out: dict[str, str]
+
+    def describe(self) -> str:
+        """The decision in words, and what its values are where no cost is known; a line each."""
+        lines = [self.decision.describe()]
+        if self.costs.objective == "revenue":
+            lines.append(f"- {NO_COST}, and so are values (--assumed_cost_share)")
+        return "\n".join(lines)
 
 
 def evaluate_on_panel(

@@ -1,5 +1,6 @@
 """One HTML page for people who decide: what policies would have earned, how sure that is, and what to do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,12 +33,13 @@ GLOSSARY = (
 )  # fmt: skip
 
 
-def write_value_report(folder: Path, found: PanelValueEvaluation) -> Path:
+def write_value_report(folder: Path, found: PanelValueEvaluation, warnings: Sequence[str] = ()) -> Path:
     """Writes `report.html` and its figures as PNG files beside it.
 
     Args:
         folder: Where to; created.
         found: The evaluation.
+        warnings: What speaks against the numbers, for the head of the page.
 
     Returns:
         The page.
@@ -51,6 +53,7 @@ def write_value_report(folder: Path, found: PanelValueEvaluation) -> Path:
         ("decision units", f"{len(set(weeks.clusters.tolist())):,}"),
         ("values are", found.costs.objective),
         ("seed", str(found.task.seed)),
+        *(("warning", line) for line in warnings),
     )
     title = f"What other prices would have earned: {weeks.panel.name}"
     return write_page(folder, Page(title, facts, summarize(found), build_sections(found), GLOSSARY))
