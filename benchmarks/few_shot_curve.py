@@ -50,6 +50,7 @@ from pricing_fm.evaluation.few_shot import (
     spread_over_seeds,
     tabulate,
 )
+from pricing_fm.evaluation.few_shot_clinics import informed_in_clinics
 from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
@@ -60,6 +61,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
     store_name,
 )
+from pricing_fm.evaluation.few_shot_particles import informed_by_particles
 from pricing_fm.evaluation.few_shot_planning import read_curves
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
 from pricing_fm.evaluation.few_shot_rivals import (
@@ -84,6 +86,8 @@ DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
 PLANNER, CEILING = "zero_shot", "ceiling"
+# Retail families in which demand answers to more than the item's own price of the week.
+ANSWERING_TO_MORE = ("stockpiling", "waiting", "rival", "repeated_seasons", "reference_price")
 # Who is told the true demand, or placebos, which nobody has to beat.
 KNOWING = (CEILING, "myopic_oracle", "held_oracle")
 FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
@@ -329,9 +333,8 @@ def measure(
         table.to_csv(file, index=False, float_format="%.6g")
 
     if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
-        ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
         periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
-        for number, prices in informed_prices(bench.truth, list(periods), ranges).items():
+        for number, prices in find_ceiling(bench.truth, market, list(periods)).items():
             keep(score_prices(bench.truth, prices, CEILING, periods[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
@@ -352,6 +355,21 @@ def measure(
                     keep(score_values(bench.truth, values, f"{name}_program", weeks), int(seed or 0))
                 progress.advance(bar)
     return table
+
+
+def find_ceiling(truth: DecisionTruth, market: FewShotMarketArguments, periods: list[int]) -> dict[int, np.ndarray]:
+    """Prices `(items,)` of who knows all but how demand answers; on a grid where it answers to its own price alone."""
+    ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
+    if market.domain == "clinic":
+        found = informed_in_clinics(truth, periods, ranges)
+    elif market.domain in ("loans", "ride_hailing") or market.family in ANSWERING_TO_MORE:
+        found = informed_by_particles(truth, periods, ranges)
+    else:
+        return informed_prices(truth, periods, ranges)
+    for number, sizes in found.effective.items():
+        low, middle = np.quantile(sizes, [0.1, 0.5])
+        print(f"ceiling, {number} periods: effective particles {middle:.0f} ({low:.0f} or more for 90 % of the items)")
+    return found.prices
 
 
 def plot(curve: pd.DataFrame) -> plt.Figure:
