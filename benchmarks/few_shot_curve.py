@@ -51,6 +51,7 @@ from pricing_fm.evaluation.few_shot import (
     spread_over_seeds,
     tabulate,
 )
+from pricing_fm.evaluation.few_shot_clinics import informed_in_clinics
 from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
@@ -61,6 +62,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     simulate_categories,
     store_name,
 )
+from pricing_fm.evaluation.few_shot_particles import informed_by_particles
 from pricing_fm.evaluation.few_shot_planning import read_curves
 from pricing_fm.evaluation.few_shot_posterior import informed_prices
 from pricing_fm.evaluation.few_shot_rivals import (
@@ -88,6 +90,8 @@ SCALING = LORA.lora_alpha / LORA.lora_rank
 PLANNER = "zero_shot"
 # By whether it is told what would have been sold at list price.
 CEILINGS = {True: "ceiling", False: "knowable"}
+# Retail families in which demand answers to more than the item's own price of the week.
+ANSWERING_TO_MORE = ("stockpiling", "waiting", "rival", "repeated_seasons", "reference_price")
 # Who is told the true demand, or placebos, which nobody has to beat.
 KNOWING = (*CEILINGS.values(), "myopic_oracle", "held_oracle")
 CONFOUNDING_HELP = (
@@ -345,13 +349,10 @@ def measure(
         table = part if table.empty else pd.concat([table, part], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.6g")
 
-    told = [True, False] if all(log.parameters.shock is not None for log in bench.truth.logs) else [True]
-    wanted = {(CEILINGS[one], weeks, draw, 0) for one in told for weeks in bench.tasks}
-    if arguments.ceiling and not wanted <= done:
-        ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
+    if arguments.ceiling and not all((CEILINGS[True], weeks, draw, 0) in done for weeks in bench.tasks):
         periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
-        for (is_told, number), prices in informed_prices(bench.truth, list(periods), ranges, told).items():
-            keep(score_prices(bench.truth, prices, CEILINGS[is_told], periods[number]))
+        for (name, number), prices in find_ceilings(bench.truth, market, list(periods)).items():
+            keep(score_prices(bench.truth, prices, name, periods[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
@@ -371,6 +372,28 @@ def measure(
                     keep(score_values(bench.truth, values, f"{name}_program", weeks), int(seed or 0))
                 progress.advance(bar)
     return table
+
+
+def find_ceilings(
+    truth: DecisionTruth, market: FewShotMarketArguments, periods: list[int]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Prices `(items,)` of who knows all but how demand answers, by name and number of visible periods.
+
+    On a grid where demand answers to the item's own price alone.
+    """
+    ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
+    if market.domain == "clinic":
+        found = informed_in_clinics(truth, periods, ranges)
+    elif market.domain in ("loans", "ride_hailing") or market.family in ANSWERING_TO_MORE:
+        found = informed_by_particles(truth, periods, ranges)
+    else:
+        is_shop = market.domain == "retail" and all(log.parameters.shock is not None for log in truth.logs)
+        priced = informed_prices(truth, periods, ranges, (True, False) if is_shop else (True,))
+        return {(CEILINGS[is_told], number): prices for (is_told, number), prices in priced.items()}
+    for number, sizes in found.effective.items():
+        low, middle = np.quantile(sizes, [0.1, 0.5])
+        print(f"ceiling, {number} periods: effective particles {middle:.0f} ({low:.0f} or more for 90 % of the items)")
+    return {(CEILINGS[True], number): prices for number, prices in found.prices.items()}
 
 
 def plot(curve: pd.DataFrame) -> plt.Figure:

@@ -42,7 +42,8 @@ from pricing_fm.evaluation.few_shot_supply import CurveDemand, follow_program, p
 from pricing_fm.evaluation.pricing_baselines import LogLogElasticity
 from pricing_fm.markets import SimulatedLog, compute_outcome
 from pricing_fm.markets.continuation import compute_policy_outcome
-from pricing_fm.markets.domains import EnergySettings, FaresSettings
+from pricing_fm.markets.domains import EnergySettings, FaresSettings, RideHailingSettings
+from pricing_fm.markets.drivers import ScheduledDrivers
 from pricing_fm.markets.loan_parts import LoanPayoff
 from pricing_fm.models import PricingFMProcessor
 from pricing_fm.names import CHANNEL_INDEX
@@ -51,7 +52,14 @@ from pricing_fm.training.few_shot_tasks import TaskArguments, build_task
 from recipes.meta_train import simulated_tasks
 
 SEED = 950_000
-FIRST_FAMILIES = {"retail": "shop", "loans": "lender", "energy": "supplier", "fares": "single_leg", "clinic": "slots"}
+FIRST_FAMILIES = {
+    "retail": "shop",
+    "loans": "lender",
+    "energy": "supplier",
+    "fares": "single_leg",
+    "clinic": "slots",
+    "ride_hailing": "spot",
+}
 
 
 def draw(domain: str, family: str, periods: int = 28) -> list[SimulatedLog]:
@@ -291,9 +299,31 @@ def test_the_ceiling_of_flights_lies_between_the_prior_and_who_knows_the_demand(
         informed_prices(find_truth(draw("loans", "take_up")[:1], 8), (4,), FaresSettings())
 
 
+def test_a_fare_table_counts_the_rides_of_an_hour_class_by_day_and_its_fares_are_planned_with_the_drivers() -> None:
+    logs = draw("ride_hailing", "spot")
+    for log in logs:
+        assert (np.diff(log.timestamps) == np.timedelta64(1, "D")).all()
+        assert log.panel[names.SEGMENT].nunique() == log.parameters.shape[2]
+        low, high = RideHailingSettings.rides_range
+        assert (log.parameters.volume >= 8 * low).all()
+        assert (log.parameters.volume <= 8 * high).all()
+        assert isinstance(log.parameters.supply, ScheduledDrivers)
+        assert (
+            log.parameters.supply.drivers >= 0.49 * log.parameters.volume
+        ).all()  # they are eight times as many, too
+    truth = find_truth(logs, 8)
+    curves = true_curves(truth)
+    plans = (plan_prices(curves, truth.costs), plan_with_supply(truth, curves))
+    blind, aware = (np.nanmean(truth.gap_closed(plan)) for plan in plans)
+    assert aware > max(blind + 0.05, 0.95)
+
+
 def test_domains_and_families_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ValueError, match="--domain is 'ride_hailing'"):
-        FewShotMarketArguments(domain="ride_hailing", family="spot")
+    with pytest.raises(ValueError, match="--domain is 'hotels'"):
+        FewShotMarketArguments(domain="hotels", family="spot")
+    for family in ("patient_riders", "driver_flow"):  # whoever asks again or is carried off does it within the hour
+        with pytest.raises(ValueError, match="families of ride_hailing are spot, events, driver_entry, rival_app"):
+            FewShotMarketArguments(domain="ride_hailing", family=family)
     with pytest.raises(ValueError, match="--family is 'shop'"):
         FewShotMarketArguments(domain="loans")
     with pytest.raises(ValueError, match="ends after 13 periods"):

@@ -1,7 +1,11 @@
 """Categories of every domain for few-shot tasks: how many items, how long they are logged, what the seller's books say.
 
-Weeks are counted in the periods of the domain: a week of energy, fares or appointments is seven of them. A price is
-held for `decision_weeks` periods whatever their length, because that is how far the network looks.
+Weeks are counted in the periods of the books: a week of energy, fares, rides or appointments is seven of them. A price
+is held for `decision_weeks` periods whatever their length, because that is how far the network looks.
+
+Rides are simulated by the quarter of an hour, and so are the drivers who give them. What is decided here is the fare
+table above such a market: the fare of a zone in an hour class (the two hours of the morning peak, of the late evening),
+kept for eight days. A period of its books is one day of one hour class, eight quarters together; a segment is a class.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +18,7 @@ from pricing_fm import names
 from pricing_fm.evaluation.market import VISIBLE_COLUMNS
 from pricing_fm.markets import SimulatedLog
 from pricing_fm.markets.core import get_inventory, get_unit_cost
-from pricing_fm.markets.domains import DOMAINS, RetailSettings
+from pricing_fm.markets.domains import DOMAINS, ClinicSettings, RetailSettings, RideHailingSettings
 from pricing_fm.markets.loan_parts import LoanPayoff
 from pricing_fm.markets.rivals import RIVALS
 from pricing_fm.panel.frequency import Frequency
@@ -22,9 +26,18 @@ from pricing_fm.panel.frequency import Frequency
 PERIODS_PER_WEEK = {"W": 1, "D": 7}
 _ALONE = tuple((size, 1) for size in (8, 9, 10, 11, 12))
 _GROUPED = ((4, 2), (5, 2), (3, 3), (4, 3))
-# Products x segments of a domain's categories, 8 to 12 items, one log for each; rides are priced by the quarter of an
-# hour, which no week of a log is short enough for.
-SHAPES = {"retail": _ALONE, "fares": _ALONE, "loans": _GROUPED, "energy": _GROUPED, "clinic": ((3, 3), (4, 3))}
+# Products x segments of a domain's categories, 8 to 12 items, one log for each.
+SHAPES = {
+    "retail": _ALONE,
+    "fares": _ALONE,
+    "loans": _GROUPED,
+    "energy": _GROUPED,
+    "clinic": ((3, 3), (4, 3)),
+    "ride_hailing": _GROUPED,
+}
+QUARTERS = 8  # of an hour, in an hour class of rides
+# What links the other families of rides, riders who ask again and drivers who are carried off, is over within the hour.
+BY_DAY = ("spot", "events", "driver_entry", "rival_app", "reference_fare")
 # What the seller sees of a log, beside the columns of a plain shop.
 SEEN_COLUMNS = (*VISIBLE_COLUMNS, names.SEGMENT, names.COMPETITOR_PRICE)
 
@@ -47,15 +60,14 @@ class FewShotDomain:
     def __post_init__(self) -> None:
         if self.name not in SHAPES:
             raise ValueError(f"--domain is {self.name!r}; few-shot categories are drawn from {', '.join(SHAPES)}")
-        if self.family not in DOMAINS[self.name].families:
-            raise ValueError(
-                f"--family is {self.family!r}; families of {self.name} are {', '.join(DOMAINS[self.name].families)}"
-            )
+        known = BY_DAY if self.name == "ride_hailing" else DOMAINS[self.name].families
+        if self.family not in known:
+            raise ValueError(f"--family is {self.family!r}; families of {self.name} are {', '.join(known)}")
 
     @property
     def frequency(self) -> Frequency:
-        """Length of a period."""
-        return Frequency.parse(DOMAINS[self.name].frequency)
+        """Length of a period of the books."""
+        return Frequency.parse("D" if self.name == "ride_hailing" else DOMAINS[self.name].frequency)
 
     @property
     def periods_per_week(self) -> int:
@@ -67,9 +79,13 @@ class FewShotDomain:
         products, segments = shape
         if self.name == "retail":
             return RetailSettings(num_products=products, stocked_share=stocked_share, reference_share=reference_share)
-        chosen = {"num_products": products}
-        # The acuity classes of a clinic are not chosen.
-        return DOMAINS[self.name].settings(**chosen, **({} if self.name == "clinic" else {"num_segments": segments}))
+        if self.name == "clinic":  # its acuity classes are not chosen
+            return ClinicSettings(num_products=products)
+        if self.name == "ride_hailing":
+            low, high = RideHailingSettings.rides_range
+            wanted = (QUARTERS * low, QUARTERS * high)
+            return RideHailingSettings(num_products=products, num_segments=segments, rides_range=wanted)
+        return DOMAINS[self.name].settings(num_products=products, num_segments=segments)
 
     def count_periods(self, settings: Any, least: int, decision_periods: int) -> int:
         """Logged periods before a decision: `least`, or, in markets that end, as many more as leave the decision alone.

@@ -132,6 +132,7 @@ def simulate_categories(
             name=f"m{own}",
             domain=kind.name,
             family=kind.family,
+            frequency=kind.frequency.name,
         )
         if share:
             logs.append(
