@@ -19,10 +19,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from few_shot_curve_figure import CEILING, PLANNER, plot
 from rich.console import Console
 from rich.progress import Progress
 
@@ -50,6 +50,7 @@ from pricing_fm.evaluation.few_shot import (
     spread_over_seeds,
     tabulate,
 )
+from pricing_fm.evaluation.few_shot_bias import tabulate_biases
 from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
@@ -57,6 +58,7 @@ from pricing_fm.evaluation.few_shot_markets import (
     build_decision_store,
     decision_categories,
     find_truth,
+    held_elasticities,
     simulate_categories,
     store_name,
 )
@@ -71,6 +73,7 @@ from pricing_fm.evaluation.few_shot_rivals import (
 from pricing_fm.evaluation.few_shot_supply import follow_program, plan_with_supply
 from pricing_fm.markets import SimulatedLog
 from pricing_fm.markets.domains import DOMAINS
+from pricing_fm.markets.managers import MANAGERS
 from pricing_fm.markets.rivals import RIVALS
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.policy import load_base
@@ -79,14 +82,15 @@ from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build
 from pricing_fm.training.inner_loop import adapt_task
 from pricing_fm.training.learned_steps import RATES_FILE, read_rates
 from pricing_fm.training.meta_run import INNER_OPTIM
+from pricing_fm.training.policy_learning import as_logged
 
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
-PLANNER, CEILING = "zero_shot", "ceiling"
 # Who is told the true demand, or placebos, which nobody has to beat.
 KNOWING = (CEILING, "myopic_oracle", "held_oracle")
 FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
+NAIVE_READING = "_as_logged"  # prices are taken for the manager's own; pooling has no say there
 
 
 def main() -> None:
@@ -106,16 +110,21 @@ def main() -> None:
         known = find_known_prices(truth)
         tabulate_values(truth, known).to_csv(folder / f"values-{draw}.csv", index=False, float_format="%.6g")
         plan = plan_with_supply if arguments.plans_with_supply else plan_for_margin
-        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan)
+        true = held_elasticities(truth.logs, market.decision_weeks)
+        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan, true)
         strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
         table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw, known)
         sources.append(source)
     rows = few_shot_rows(table, store_name(market, arguments.test_seed), arguments.seed, PLANNER)
     write_results(folder, build_results("few_shot_curve", sources, rows))
     names = list(table["strategy"].unique())
-    plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
+    starts = [given.partition("=")[0] for given in arguments.starts]
+    plot(tabulate(table, names), arguments.ours, starts).savefig(folder / "curve.png", dpi=130)
     console = Console(width=140)
     console.print(tabulate(table, names).round(3).to_string())
+    biases = tabulate_biases(table)
+    biases.to_csv(folder / "biases.csv", index=False, float_format="%.4g")
+    console.print(biases.round(3).to_string(index=False))
     if arguments.seeds > 1:
         spread = spread_over_seeds(table)
         spread.to_csv(folder / "seeds.csv", index=False, float_format="%.4g")
@@ -139,6 +148,7 @@ def read_market(arguments: argparse.Namespace, draw: int) -> FewShotMarketArgume
         test_seed=arguments.test_seed,
         domain=arguments.domain,
         family=arguments.family or DOMAINS[arguments.domain].families[0],
+        managers=tuple(arguments.managers),
     )
 
 
@@ -170,6 +180,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=1, help="origins at which every category is met")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of what starts at zero")
     parser.add_argument("--confounding", nargs=2, type=float, default=[-0.9, 0.9], help="range of the followers' own")
+    parser.add_argument("--managers", nargs="*", default=[], choices=MANAGERS, help="default: the standard ones")
+    parser.add_argument("--as_logged", nargs="*", default=[], help="strategies whose curves are also read naively")
     parser.add_argument("--test_categories", type=int, default=30, help="held-out categories")
     parser.add_argument("--train_categories", type=int, default=40, help="categories whose adapters are averaged")
     parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")
@@ -185,7 +197,7 @@ def read_arguments() -> argparse.Namespace:
 
 def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
     """Scores of other settings must not stand beside new ones; strategies may be added."""
-    free = ("base", "output_dir", "starts", "only", "ours", "ceiling", "draws", "seeds")
+    free = ("base", "output_dir", "starts", "only", "as_logged", "ours", "ceiling", "draws", "seeds")
     run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
     if file.is_file() and json.loads(file.read_text()) != run:
         raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")
@@ -253,7 +265,9 @@ def build_strategies(
     if not arguments.only or needed & set(arguments.only):
         strategies |= neighbours(bench, arguments, market, settings, processor, fresh)
     known = {name.partition("#")[0] for name in strategies}
-    if unknown := sorted(set(arguments.only) - known):
+    if wrong := [name for name in arguments.as_logged if "_pool" in name]:
+        raise SystemExit(f"--as_logged names {wrong}; pooling answers to prices that are set alone")
+    if unknown := sorted({*arguments.only, *arguments.as_logged} - known):
         raise SystemExit(f"unknown strategies {unknown}; known are {', '.join(sorted(known))}")
     wanted = {PLANNER, *arguments.only} if arguments.only else known
     return {name: one for name, one in strategies.items() if name.partition("#")[0] in wanted}
@@ -330,14 +344,15 @@ def measure(
 
     if arguments.ceiling and not all((CEILING, weeks, draw, 0) in done for weeks in bench.tasks):
         ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
-        periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
-        for number, prices in informed_prices(bench.truth, list(periods), ranges).items():
-            keep(score_prices(bench.truth, prices, CEILING, periods[number]))
+        weeks_of = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
+        for number, prices in informed_prices(bench.truth, list(weeks_of), ranges).items():
+            keep(score_prices(bench.truth, prices, CEILING, weeks_of[number]))
     with Progress() as progress:
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks, draw, 0) not in done:
-                keep(score_rivals(bench.truth, weeks, weeks * market.kind.periods_per_week, known))
+                periods = weeks * market.kind.periods_per_week
+                keep(score_rivals(bench.truth, weeks, periods, known, bench.elasticities))
             if weeks and arguments.plans_with_supply and ("log_log_with_supply", weeks, draw, 0) not in done:
                 aware = log_log_with_supply(bench.truth, weeks * market.kind.periods_per_week)
                 keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
@@ -346,31 +361,16 @@ def measure(
                 name, _, seed = label.partition("#")
                 if (name, weeks, draw, int(seed or 0)) not in done:
                     keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}), int(seed or 0))
+                naive = f"{name}{NAIVE_READING}"
+                if name in arguments.as_logged and (naive, weeks, draw, int(seed or 0)) not in done:
+                    read = replace(bench, tasks={weeks: replace(task, query=as_logged(task.query))})
+                    keep(score_strategies(read, {naive: strategy}), int(seed or 0))
                 if arguments.programs and (f"{name}_program", weeks, draw, int(seed or 0)) not in done:
                     curves = read_curves(bench.model, strategy(task), task.query, bench.truth, bench.scaling)
                     values = follow_program(bench.truth, curves)
                     keep(score_values(bench.truth, values, f"{name}_program", weeks), int(seed or 0))
                 progress.advance(bar)
     return table
-
-
-def plot(curve: pd.DataFrame) -> plt.Figure:
-    """One line per strategy over the visible weeks; the legend stands in the order of the last points."""
-    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
-    places, last = np.arange(len(curve.columns)), curve.columns[-1]
-    for number, (name, row) in enumerate(curve.sort_values(last, ascending=False).iterrows()):
-        is_known = name in KNOWING
-        axes.plot(
-            places, row.to_numpy(), marker="o", ms=4, color="black" if is_known else f"C{number % 10}",
-            ls=":" if is_known else ("-", "--", "-.")[number // 10 % 3], label=f"{row[last]:.2f}  {name}",
-        )  # fmt: skip
-    axes.set_xticks(places, [str(weeks) for weeks in curve.columns])
-    axes.set_xlabel("visible weeks of the category")
-    axes.set_ylabel("share of the gap closed (interquartile mean)")
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.set_ylim(min(-0.05, float(np.nanmin(curve.to_numpy())) - 0.05), 1.05)
-    figure.legend(loc="outside right center", fontsize=8, title=f"at {last} weeks", frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

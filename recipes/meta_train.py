@@ -5,8 +5,9 @@ base with policy and value heads), and `macaw`, where policy and values start on
 
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
 (what the planned prices would have earned judges). These know their elasticities, and teach how far to believe what the
-items of a category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is,
-or start from it with `recipes/adapt.py --initial_adapter`.
+items of a category say together (`category_pooling.json`). With `--as_logged` their logs alone are learned from, as
+panels are: the naive rival, who learns the manager. The result is an adapter on a frozen base: load it as it is, or
+start from it with `recipes/adapt.py --initial_adapter`.
 
 Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base model_cards/pricing-fm-nano
 """
@@ -42,13 +43,14 @@ from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     find_truth,
     grid_regret,
     held_elasticities,
+    load_visible,
     simulate_categories,
     store_name,
 )
 from pricing_fm.hub import download  # noqa: E402
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor  # noqa: E402
 from pricing_fm.objectives.reward import RewardWeights  # noqa: E402
-from pricing_fm.panel import build_store, load_panel  # noqa: E402
+from pricing_fm.panel import SeriesStore, build_store, load_panel  # noqa: E402
 from pricing_fm.policy import load_base  # noqa: E402
 from pricing_fm.recipe import read_recipe  # noqa: E402
 from pricing_fm.results import DataSource  # noqa: E402
@@ -85,6 +87,9 @@ class SourceArguments:
     schemas: tuple[str, ...] = field(
         default=(), metadata={"help": "Schema of each panel; none = their columns bear panel names."}
     )
+    as_logged: bool = field(
+        default=False, metadata={"help": "Read simulated shops as panels: their managers' own weeks judge (naive)."}
+    )
     origins_per_category: int = field(default=4, metadata={"help": "Origins drawn in every category of a panel."})
     demand_start: str | None = field(
         default=None,
@@ -98,6 +103,8 @@ class SourceArguments:
     def __post_init__(self) -> None:
         if self.schemas and len(self.schemas) != len(self.panels):
             raise ValueError(f"--schemas has {len(self.schemas)} entries for {len(self.panels)} panels; one for each")
+        if self.as_logged and self.panels:
+            raise ValueError("--as_logged reads simulated shops as panels are read anyway; leave it or --panels out")
         if self.origins_per_category < 1:
             raise ValueError(f"--origins_per_category must be at least 1, found {self.origins_per_category}")
         if not 0 < self.validation_share <= 0.5:
@@ -119,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     model, processor, fingerprint = load_base(origin.folder)
     data, found, true = read_tasks(source, tasks, market, model, processor)
     if true is None and meta.strategy == "pooling":
-        raise SystemExit("--strategy pooling needs categories whose elasticities are known; leave --panels out")
+        raise SystemExit("--strategy pooling needs known elasticities; leave --panels and --as_logged out")
     if meta.strategy in DECISION_STRATEGIES:
         base = BaseParts(model, processor, fingerprint, origin)
         return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)
@@ -160,10 +167,9 @@ def read_tasks(
 ) -> tuple[list[DataSource], dict[int, FewShotTask], np.ndarray | None]:
     """The data by name and fingerprint, the tasks by number of visible weeks, and true elasticities where known."""
     patch = model.config.patch_length
-    if not source.panels:
+    if not source.panels and not source.as_logged:
         return simulated_tasks(tasks, market, processor, patch)
-    schemas = source.schemas or (None,) * len(source.panels)
-    stores = [build_store(load_panel(panel, schema=schema)) for panel, schema in zip(source.panels, schemas)]
+    stores = [logged_store(market)] if source.as_logged else read_stores(source)
     groups = [
         [
             category
@@ -180,6 +186,18 @@ def read_tasks(
         for weeks in tasks.weeks
     }
     return [DataSource(store.name, store.fingerprint) for store in stores], found, None
+
+
+def read_stores(source: SourceArguments) -> list[SeriesStore]:
+    """One store per panel."""
+    schemas = source.schemas or (None,) * len(source.panels)
+    return [build_store(load_panel(panel, schema=schema)) for panel, schema in zip(source.panels, schemas)]
+
+
+def logged_store(market: FewShotMarketArguments) -> SeriesStore:
+    """Logs of simulated categories and nothing else: no truth, and no price in them is marked as set."""
+    logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
+    return build_store(load_visible(logs, store_name(market, market.train_seed)))
 
 
 def simulated_tasks(
