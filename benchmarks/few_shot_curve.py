@@ -303,6 +303,18 @@ def neighbours(
     }
 
 
+def once(strategy: Strategy) -> Strategy:
+    """The strategy for one task, however its curves are read afterwards: its updates are found once."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def adapt(task: FewShotTask) -> dict[str, torch.Tensor]:
+        if not kept:
+            kept.append(strategy(task))
+        return kept[0]
+
+    return adapt
+
+
 def fresh_update(model: PricingFMForPolicy, seed: int) -> dict[str, torch.Tensor]:
     """A low-rank update that changes nothing yet, without the decision heads."""
     network = add_adapter(copy.deepcopy(model), "one", LORA, seed=seed)
@@ -357,8 +369,9 @@ def measure(
                 aware = log_log_with_supply(bench.truth, weeks * market.kind.periods_per_week)
                 keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
             progress.advance(bar)
-            for label, strategy in strategies.items():
+            for label, given in strategies.items():
                 name, _, seed = label.partition("#")
+                strategy = once(given)
                 if (name, weeks, draw, int(seed or 0)) not in done:
                     keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}), int(seed or 0))
                 naive = f"{name}{NAIVE_READING}"
