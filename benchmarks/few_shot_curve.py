@@ -20,10 +20,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from few_shot_ceilings import KNOWING, TOLD, find_ceilings
+from few_shot_curve_figure import PLANNER, plot
 from rich.console import Console
 from rich.progress import Progress
 
@@ -51,7 +52,7 @@ from pricing_fm.evaluation.few_shot import (
     spread_over_seeds,
     tabulate,
 )
-from pricing_fm.evaluation.few_shot_clinics import informed_in_clinics
+from pricing_fm.evaluation.few_shot_bias import tabulate_biases
 from pricing_fm.evaluation.few_shot_domains import SHAPES, meet_rival
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
@@ -59,12 +60,11 @@ from pricing_fm.evaluation.few_shot_markets import (
     build_decision_store,
     decision_categories,
     find_truth,
+    held_elasticities,
     simulate_categories,
     store_name,
 )
-from pricing_fm.evaluation.few_shot_particles import informed_by_particles
 from pricing_fm.evaluation.few_shot_planning import read_curves
-from pricing_fm.evaluation.few_shot_posterior import informed_prices
 from pricing_fm.evaluation.few_shot_rivals import (
     find_known_prices,
     log_log_with_supply,
@@ -83,22 +83,17 @@ from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build
 from pricing_fm.training.inner_loop import adapt_task
 from pricing_fm.training.learned_steps import RATES_FILE, read_rates
 from pricing_fm.training.meta_run import INNER_OPTIM
+from pricing_fm.training.policy_learning import as_logged
 
 DECISION_HEAD = "decision_head"
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
-PLANNER = "zero_shot"
-# By whether it is told what would have been sold at list price.
-CEILINGS = {True: "ceiling", False: "knowable"}
-# Retail families in which demand answers to more than the item's own price of the week.
-ANSWERING_TO_MORE = ("stockpiling", "waiting", "rival", "repeated_seasons", "reference_price")
-# Who is told the true demand, or placebos, which nobody has to beat.
-KNOWING = (*CEILINGS.values(), "myopic_oracle", "held_oracle")
 CONFOUNDING_HELP = (
     "range of the demand followers' correlation with hidden demand; categories take turns with managers inside each of "
     "five sizes, so that 5, 10, 15 retail categories meet one, two, three kinds and no demand follower, 25 all five"
 )
 FIRST_ORIGIN, WEEKS_BETWEEN_DRAWS = 60, 13
+NAIVE_READING = "_as_logged"  # prices are taken for the manager's own; pooling has no say there
 
 
 def main() -> None:
@@ -119,15 +114,20 @@ def main() -> None:
         known = find_known_prices(truth)
         tabulate_values(truth, known).to_csv(folder / f"values-{draw}.csv", index=False, float_format="%.6g")
         plan = plan_with_supply if arguments.plans_with_supply else plan_for_margin
-        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan)
+        true = held_elasticities(truth.logs, market.decision_weeks)
+        bench = FewShotBench(model, tasks, truth, INNER_OPTIM, SCALING, plan, true)
         strategies = build_strategies(bench, arguments, market, settings, processor, fingerprint)
         table = measure(bench, strategies, market, arguments, folder / "categories.csv", draw, known)
         sources.append(source)
     rows = few_shot_rows(table, store_name(market, arguments.test_seed), arguments.seed, PLANNER)
     write_results(folder, build_results("few_shot_curve", sources, rows))
     names = list(table["strategy"].unique())
-    plot(tabulate(table, names)).savefig(folder / "curve.png", dpi=130)
+    starts = [given.partition("=")[0] for given in arguments.starts]
+    plot(tabulate(table, names), arguments.ours, starts).savefig(folder / "curve.png", dpi=130)
     console.print(tabulate(table, names).round(3).to_string())
+    biases = tabulate_biases(table)
+    biases.to_csv(folder / "biases.csv", index=False, float_format="%.4g")
+    console.print(biases.round(3).to_string(index=False))
     if arguments.seeds > 1:
         spread = spread_over_seeds(table)
         spread.to_csv(folder / "seeds.csv", index=False, float_format="%.4g")
@@ -151,6 +151,7 @@ def read_market(arguments: argparse.Namespace, draw: int) -> FewShotMarketArgume
         test_seed=arguments.test_seed,
         domain=arguments.domain,
         family=arguments.family or DOMAINS[arguments.domain].families[0],
+        managers=tuple(arguments.managers),
     )
 
 
@@ -191,6 +192,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=1, help="origins at which every category is met")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of what starts at zero")
     parser.add_argument("--confounding", nargs=2, type=float, default=[-0.9, 0.9], help=CONFOUNDING_HELP)
+    parser.add_argument("--managers", nargs="*", default=[], choices=MANAGERS, help="default: the standard ones")
+    parser.add_argument("--as_logged", nargs="*", default=[], help="strategies whose curves are also read naively")
     parser.add_argument("--test_categories", type=int, default=30, help="held-out categories")
     parser.add_argument("--train_categories", type=int, default=40, help="categories whose adapters are averaged")
     parser.add_argument("--stocked_share", type=float, default=0.7, help="share of categories with a stock")
@@ -206,7 +209,7 @@ def read_arguments() -> argparse.Namespace:
 
 def check_same_run(file: Path, arguments: argparse.Namespace, fingerprint: str) -> None:
     """Scores of other settings must not stand beside new ones; strategies may be added."""
-    free = ("base", "output_dir", "starts", "only", "ours", "ceiling", "draws", "seeds")
+    free = ("base", "output_dir", "starts", "only", "as_logged", "ours", "ceiling", "draws", "seeds")
     run = {"base": fingerprint, **{name: value for name, value in vars(arguments).items() if name not in free}}
     if file.is_file() and json.loads(file.read_text()) != run:
         raise SystemExit(f"{file.parent} holds scores of another base or other settings; choose another --output_dir")
@@ -274,7 +277,9 @@ def build_strategies(
     if not arguments.only or needed & set(arguments.only):
         strategies |= neighbours(bench, arguments, market, settings, processor, fresh)
     known = {name.partition("#")[0] for name in strategies}
-    if unknown := sorted(set(arguments.only) - known):
+    if wrong := [name for name in arguments.as_logged if "_pool" in name]:
+        raise SystemExit(f"--as_logged names {wrong}; pooling answers to prices that are set alone")
+    if unknown := sorted({*arguments.only, *arguments.as_logged} - known):
         raise SystemExit(f"unknown strategies {unknown}; known are {', '.join(sorted(known))}")
     wanted = {PLANNER, *arguments.only} if arguments.only else known
     return {name: one for name, one in strategies.items() if name.partition("#")[0] in wanted}
@@ -308,6 +313,18 @@ def neighbours(
         "nearest_adapter": nearest_adapter(adapters, known, bench),
         "random_adapter": any_adapter,
     }
+
+
+def once(strategy: Strategy) -> Strategy:
+    """The strategy for one task, however its curves are read afterwards: its updates are found once."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def adapt(task: FewShotTask) -> dict[str, torch.Tensor]:
+        if not kept:
+            kept.append(strategy(task))
+        return kept[0]
+
+    return adapt
 
 
 def fresh_update(model: PricingFMForPolicy, seed: int) -> dict[str, torch.Tensor]:
@@ -349,7 +366,7 @@ def measure(
         table = part if table.empty else pd.concat([table, part], ignore_index=True)
         table.to_csv(file, index=False, float_format="%.6g")
 
-    if arguments.ceiling and not all((CEILINGS[True], weeks, draw, 0) in done for weeks in bench.tasks):
+    if arguments.ceiling and not all((TOLD, weeks, draw, 0) in done for weeks in bench.tasks):
         periods = {weeks * market.kind.periods_per_week: weeks for weeks in bench.tasks}
         for (name, number), prices in find_ceilings(bench.truth, market, list(periods)).items():
             keep(score_prices(bench.truth, prices, name, periods[number]))
@@ -357,62 +374,27 @@ def measure(
         bar = progress.add_task(f"scores, draw {draw + 1}", total=(len(strategies) + 1) * len(bench.tasks))
         for weeks, task in bench.tasks.items():
             if ("list_price", weeks, draw, 0) not in done:
-                keep(score_rivals(bench.truth, weeks, weeks * market.kind.periods_per_week, known))
+                periods = weeks * market.kind.periods_per_week
+                keep(score_rivals(bench.truth, weeks, periods, known, bench.elasticities))
             if weeks and arguments.plans_with_supply and ("log_log_with_supply", weeks, draw, 0) not in done:
                 aware = log_log_with_supply(bench.truth, weeks * market.kind.periods_per_week)
                 keep(score_prices(bench.truth, aware, "log_log_with_supply", weeks))
             progress.advance(bar)
-            for label, strategy in strategies.items():
+            for label, given in strategies.items():
                 name, _, seed = label.partition("#")
+                strategy = once(given)
                 if (name, weeks, draw, int(seed or 0)) not in done:
                     keep(score_strategies(replace(bench, tasks={weeks: task}), {name: strategy}), int(seed or 0))
+                naive = f"{name}{NAIVE_READING}"
+                if name in arguments.as_logged and (naive, weeks, draw, int(seed or 0)) not in done:
+                    read = replace(bench, tasks={weeks: replace(task, query=as_logged(task.query))})
+                    keep(score_strategies(read, {naive: strategy}), int(seed or 0))
                 if arguments.programs and (f"{name}_program", weeks, draw, int(seed or 0)) not in done:
                     curves = read_curves(bench.model, strategy(task), task.query, bench.truth, bench.scaling)
                     values = follow_program(bench.truth, curves)
                     keep(score_values(bench.truth, values, f"{name}_program", weeks), int(seed or 0))
                 progress.advance(bar)
     return table
-
-
-def find_ceilings(
-    truth: DecisionTruth, market: FewShotMarketArguments, periods: list[int]
-) -> dict[tuple[str, int], np.ndarray]:
-    """Prices `(items,)` of who knows all but how demand answers, by name and number of visible periods.
-
-    On a grid where demand answers to the item's own price alone.
-    """
-    ranges = market.kind.build_settings(SHAPES[market.domain][0], market.stocked_share, market.reference_share)
-    if market.domain == "clinic":
-        found = informed_in_clinics(truth, periods, ranges)
-    elif market.domain in ("loans", "ride_hailing") or market.family in ANSWERING_TO_MORE:
-        found = informed_by_particles(truth, periods, ranges)
-    else:
-        is_shop = market.domain == "retail" and all(log.parameters.shock is not None for log in truth.logs)
-        priced = informed_prices(truth, periods, ranges, (True, False) if is_shop else (True,))
-        return {(CEILINGS[is_told], number): prices for (is_told, number), prices in priced.items()}
-    for number, sizes in found.effective.items():
-        low, middle = np.quantile(sizes, [0.1, 0.5])
-        print(f"ceiling, {number} periods: effective particles {middle:.0f} ({low:.0f} or more for 90 % of the items)")
-    return {(CEILINGS[True], number): prices for number, prices in found.prices.items()}
-
-
-def plot(curve: pd.DataFrame) -> plt.Figure:
-    """One line per strategy over the visible weeks; the legend stands in the order of the last points."""
-    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
-    places, last = np.arange(len(curve.columns)), curve.columns[-1]
-    for number, (name, row) in enumerate(curve.sort_values(last, ascending=False).iterrows()):
-        is_known = name in KNOWING
-        axes.plot(
-            places, row.to_numpy(), marker="o", ms=4, color="black" if is_known else f"C{number % 10}",
-            ls=":" if is_known else ("-", "--", "-.")[number // 10 % 3], label=f"{row[last]:.2f}  {name}",
-        )  # fmt: skip
-    axes.set_xticks(places, [str(weeks) for weeks in curve.columns])
-    axes.set_xlabel("visible weeks of the category")
-    axes.set_ylabel("share of the gap closed (interquartile mean)")
-    axes.axhline(0, color="grey", lw=0.8)
-    axes.set_ylim(min(-0.05, float(np.nanmin(curve.to_numpy())) - 0.05), 1.05)
-    figure.legend(loc="outside right center", fontsize=8, title=f"at {last} weeks", frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

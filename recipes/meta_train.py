@@ -4,9 +4,10 @@ Two strategies learn decisions instead: `offline_rl`, jointly over all categorie
 base with policy and value heads), and `macaw`, where policy and values start on such a base (recipes/meta_policy.py).
 
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
-(what the planned prices would have earned judges). These also teach how far to believe what the items of a
-category say together (`category_pooling.json`). The result is an adapter on a frozen base: load it as it is, or start
-from it with `recipes/adapt.py --initial_adapter`.
+(what the planned prices would have earned judges). These also teach how far to believe what the items of a category say
+together (`category_pooling.json`). With `--as_logged` their logs alone are learned from, as panels are: the naive
+rival, who learns the manager. The result is an adapter on a frozen base: load it as it is, or start from it with
+`recipes/adapt.py --initial_adapter`.
 
 Example: python recipes/meta_train.py --config recipes/meta/retail.yaml --base model_cards/pricing-fm-nano
 """
@@ -41,13 +42,14 @@ from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     decision_categories,
     find_truth,
     grid_regret,
+    load_visible,
     simulate_categories,
     store_name,
 )
 from pricing_fm.hub import download  # noqa: E402
 from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor  # noqa: E402
 from pricing_fm.objectives.reward import RewardWeights  # noqa: E402
-from pricing_fm.panel import build_store, load_panel  # noqa: E402
+from pricing_fm.panel import SeriesStore, build_store, load_panel  # noqa: E402
 from pricing_fm.policy import load_base  # noqa: E402
 from pricing_fm.recipe import read_recipe, run_recipe  # noqa: E402
 from pricing_fm.results import DataSource  # noqa: E402
@@ -84,6 +86,9 @@ class SourceArguments:
     schemas: tuple[str, ...] = field(
         default=(), metadata={"help": "Schema of each panel; none = their columns bear panel names."}
     )
+    as_logged: bool = field(
+        default=False, metadata={"help": "Read simulated shops as panels: their managers' own weeks judge (naive)."}
+    )
     origins_per_category: int = field(default=4, metadata={"help": "Origins drawn in every category of a panel."})
     demand_start: str | None = field(
         default=None,
@@ -97,6 +102,8 @@ class SourceArguments:
     def __post_init__(self) -> None:
         if self.schemas and len(self.schemas) != len(self.panels):
             raise ValueError(f"--schemas has {len(self.schemas)} entries for {len(self.panels)} panels; one for each")
+        if self.as_logged and self.panels:
+            raise ValueError("--as_logged reads simulated shops as panels are read anyway; leave it or --panels out")
         if self.origins_per_category < 1:
             raise ValueError(f"--origins_per_category must be at least 1, found {self.origins_per_category}")
         if not 0 < self.validation_share <= 0.5:
@@ -116,11 +123,14 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     set_seed(loop.seed)
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
+    is_logged = bool(source.panels) or source.as_logged
     data, found = read_tasks(source, tasks, market, model, processor)
     count = len(next(iter(found.values())).query["loss_weights"])
     check_enough_categories(count, source.validation_share, meta.categories_per_step)
-    if source.panels and meta.strategy == "pooling":
-        raise SystemExit("--strategy pooling needs categories whose prices have a known worth; leave --panels out")
+    if is_logged and meta.strategy == "pooling":
+        raise SystemExit(
+            "--strategy pooling needs prices of known worth; leave --panels and --as_logged out"
+        )
     if meta.strategy in DECISION_STRATEGIES:
         base = BaseParts(model, processor, fingerprint, origin)
         return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)
@@ -136,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
             parameter.data.copy_(result.update[base_name(key)])
     if accelerator.is_main_process:
         place = origin.repo_id or origin.folder
-        rule = None if source.panels else fit_rule(model, result.update, found, scaling)
+        rule = None if is_logged else fit_rule(model, result.update, found, scaling)
         if rule is not None and meta.strategy == "pooling":
             write_pooling(network, NAME, rule.pool(np.empty(0), 0))  # as it is, it answers for categories never seen
         folder = save_adapter(network, NAME, output.output_dir, place, fingerprint, origin.revision)
@@ -161,10 +171,9 @@ def read_tasks(
 ) -> tuple[list[DataSource], dict[int, FewShotTask]]:
     """The data by name and fingerprint, and the tasks by number of visible weeks."""
     patch = model.config.patch_length
-    if not source.panels:
+    if not source.panels and not source.as_logged:
         return simulated_tasks(tasks, market, processor, patch)
-    schemas = source.schemas or (None,) * len(source.panels)
-    stores = [build_store(load_panel(panel, schema=schema)) for panel, schema in zip(source.panels, schemas)]
+    stores = [logged_store(market)] if source.as_logged else read_stores(source)
     groups = [
         [
             category
@@ -181,6 +190,18 @@ def read_tasks(
         for weeks in tasks.weeks
     }
     return [DataSource(store.name, store.fingerprint) for store in stores], found
+
+
+def read_stores(source: SourceArguments) -> list[SeriesStore]:
+    """One store per panel."""
+    schemas = source.schemas or (None,) * len(source.panels)
+    return [build_store(load_panel(panel, schema=schema)) for panel, schema in zip(source.panels, schemas)]
+
+
+def logged_store(market: FewShotMarketArguments) -> SeriesStore:
+    """Logs of simulated categories and nothing else: no truth, and no price in them is marked as set."""
+    logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
+    return build_store(load_visible(logs, store_name(market, market.train_seed)))
 
 
 def simulated_tasks(

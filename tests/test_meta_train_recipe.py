@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pricing_fm.adapters import adapter_parameters, adapter_scaling, load_adapter
+from pricing_fm.adapters import adapter_parameters, adapter_scaling, load_adapter, read_pooling
 from pricing_fm.adapters.stack import base_name, from_adapter, repeat
 from pricing_fm.artifact import verify_artifact
 from pricing_fm.errors import ArtifactError
 from pricing_fm.evaluation.few_shot import FewShotBench, Start, gradient_adaptation
+from pricing_fm.evaluation.few_shot_markets import FewShotMarketArguments
+from pricing_fm.models.channels import INTERVENTION_SLOT
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, build_store, load_panel
 from pricing_fm.policy import PricingPolicy, load_base
@@ -27,6 +29,7 @@ from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates
 from pricing_fm.training.meta_run import INNER_OPTIM
 from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, adapt_decisions, fix_action_values
 from recipes import adapt, meta_train
+from recipes.meta_train import SourceArguments, read_tasks
 from tests.policy_artifacts import base_hash, quick_collections, write_base
 
 SIMULATED = ["--train_categories", "5", "--logged_weeks", "20", "--decision_weeks", "3", "--stocked_share", "0"]
@@ -119,6 +122,32 @@ def test_panels_are_learned_from_by_their_demand(learn: Call, place: Path) -> No
     assert source.name == "sales"
     with pytest.raises(SystemExit):
         learn("wrong", *words, "--schemas", "a.yaml", "b.yaml")
+
+
+def test_a_log_alone_carries_no_mark_and_no_truth(learn: Call, place: Path) -> None:
+    model, processor, _ = load_base(place / "base")
+    market = FewShotMarketArguments(train_categories=5, logged_weeks=20, decision_weeks=3, stocked_share=0.0)
+    settings = TaskArguments(weeks=(4,), query_weeks=3)
+    found = {}
+    for name, naive in (("ours", False), ("naive", True)):
+        source = SourceArguments(str(place / "base"), as_logged=naive, origins_per_category=1)
+        _, tasks, found[name] = read_tasks(source, settings, market, model, processor)
+        query = tasks[4].query
+        assert ("grid_regret" in query) is not naive  # what judges: known regrets, or sales
+        assert bool((query["future_known_values"][..., INTERVENTION_SLOT] == 0).all()) is naive
+        assert bool(query["future_observed_mask"].any()) is naive  # the manager's own weeks come true, a plan does not
+        for part in vars(tasks[4]).values():
+            assert not part["future_elasticity_mask"].any()
+        assert len(query["scale"]) == 5
+    assert found["ours"] is not None
+    assert found["naive"] is None
+    folder = learn("as_logged", *SIMULATED, "--as_logged", "--origins_per_category", "1")
+    assert read_rates(folder) is not None
+    assert read_pooling(folder) is None  # no elasticity is known that could teach it
+    with pytest.raises(SystemExit, match="--as_logged"):
+        learn("wrong", *SIMULATED, "--as_logged", "--strategy", "pooling")
+    with pytest.raises(ValueError, match="--as_logged"):
+        SourceArguments("base", panels=("sales.parquet",), as_logged=True)
 
 
 def test_weeks_that_judge_are_the_weeks_of_the_decision(learn: Call) -> None:

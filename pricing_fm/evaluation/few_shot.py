@@ -11,6 +11,7 @@ import torch
 from pricing_fm.adapters import PoolingRule
 from pricing_fm.adapters.pooling import POOLING_LINEAR
 from pricing_fm.adapters.stack import Stack, repeat
+from pricing_fm.evaluation.few_shot_bias import curve_elasticities, log_bias
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves, plan_prices, read_curves
 from pricing_fm.metrics.bootstrap import interquartile_mean, stratified_bootstrap
@@ -65,6 +66,8 @@ class FewShotBench:
         optim (`OptimArguments`): Of adaptations.
         scaling (`float`): Of low-rank updates.
         plan (`Planner`): How prices follow from curves.
+        elasticities (`np.ndarray`, shape `(items,)`, *optional*): True ones, when a held price moves; None = biases are
+            not measured.
     """
 
     model: PricingFMForPolicy
@@ -73,6 +76,7 @@ class FewShotBench:
     optim: OptimArguments
     scaling: float
     plan: Planner = plan_for_margin
+    elasticities: np.ndarray | None = None
 
 
 def no_adaptation(update: Mapping[str, torch.Tensor] | None = None) -> Strategy:
@@ -203,7 +207,8 @@ def score_strategies(
         on_score (`Callable`, *optional*): Called with strategy and k before each score.
 
     Returns:
-        `pd.DataFrame`: `strategy, k, category, gap_closed, seconds` (of adaptation, per category).
+        `pd.DataFrame`: `strategy, k, category, gap_closed, seconds` (of adaptation, per category), and, where true
+            elasticities are known, `bias` (`few_shot_bias.log_bias`).
     """
     parts = []
     for name, strategy in strategies.items():
@@ -215,7 +220,11 @@ def score_strategies(
             seconds = (time.perf_counter() - started) / len(bench.truth.names)
             curves = read_curves(bench.model, stack, task.query, bench.truth, bench.scaling)
             prices = bench.plan(bench.truth, curves)
-            parts.append(score_prices(bench.truth, prices, name, weeks).assign(seconds=seconds))
+            scores = score_prices(bench.truth, prices, name, weeks).assign(seconds=seconds)
+            if bench.elasticities is not None:
+                found = curve_elasticities(curves)
+                scores["bias"] = log_bias(found, bench.elasticities, bench.truth.categories)
+            parts.append(scores)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.evaluation.elasticity_estimates import estimate_elasticities
 from pricing_fm.evaluation.few_shot import score_prices
+from pricing_fm.evaluation.few_shot_bias import log_bias
 from pricing_fm.evaluation.few_shot_domains import read_books
 from pricing_fm.evaluation.few_shot_markets import DecisionTruth, grid_prices
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves
@@ -34,7 +35,11 @@ RULES: tuple[PriceRule, ...] = (
 
 
 def score_rivals(
-    truth: DecisionTruth, weeks: int, periods: int | None = None, known: Mapping[str, np.ndarray] | None = None
+    truth: DecisionTruth,
+    weeks: int,
+    periods: int | None = None,
+    known: Mapping[str, np.ndarray] | None = None,
+    elasticities: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Rules on the last `weeks` weeks, in the table of `score_strategies`.
 
@@ -47,11 +52,13 @@ def score_rivals(
         weeks (`int`): k.
         periods (`int`, *optional*): Periods that k weeks have; None = as many, as in shops.
         known (`Mapping[str, np.ndarray]`, *optional*): From `find_known_prices`; None = found here.
+        elasticities (`np.ndarray`, shape `(items,)`, *optional*): True ones; None = biases are not measured.
 
     Returns:
         `pd.DataFrame`: See `few_shot.score_strategies`.
     """
     found = dict(find_known_prices(truth) if known is None else known)
+    biases: dict[str, np.ndarray] = {}
     if weeks:
         panel = read_last_periods(truth, weeks if periods is None else periods)
         for rule in RULES:
@@ -59,9 +66,16 @@ def score_rivals(
                 continue  # a collection that is paid for: no markup on nothing
             proposed = rule.propose(panel).set_index(names.ITEM_ID)[names.PRICE]
             found[rule.name] = proposed.reindex(truth.item_ids).to_numpy()
+            if isinstance(rule, LogLogElasticity) and elasticities is not None:
+                slopes = estimate_elasticities(panel, rule.week_effects).set_index(names.ITEM_ID)["elasticity"]
+                own = -slopes.reindex(truth.item_ids).to_numpy()
+                biases[rule.name] = log_bias(own, elasticities, truth.categories)
         usual = panel.frame.groupby(names.ITEM_ID)[names.PRICE].agg(lambda prices: prices.mode().iloc[-1])
         found["cloning"] = usual.reindex(truth.item_ids).to_numpy()
-    return pd.concat([score_prices(truth, prices, name, weeks) for name, prices in found.items()], ignore_index=True)
+    parts = [score_prices(truth, prices, name, weeks) for name, prices in found.items()]
+    if elasticities is not None:
+        parts = [part.assign(bias=biases.get(name, np.nan)) for name, part in zip(found, parts, strict=True)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def log_log_with_supply(truth: DecisionTruth, periods: int) -> np.ndarray:

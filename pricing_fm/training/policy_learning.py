@@ -130,8 +130,17 @@ def as_interventions(batch: Batch) -> Batch:
 
     A log's own prices come with the manager's reasons for them; a policy's do not.
     """
+    return _marked(batch, 1.0)
+
+
+def as_logged(batch: Batch) -> Batch:
+    """The batch with its future prices taken for the manager's own: the naive reading, which mixes in his reasons."""
+    return _marked(batch, 0.0)
+
+
+def _marked(batch: Batch, mark: float) -> Batch:
     values = batch["future_known_values"].clone()
-    values[..., INTERVENTION_SLOT] = 1.0
+    values[..., INTERVENTION_SLOT] = mark
     return {**batch, "future_known_values": values}
 
 
