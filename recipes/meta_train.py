@@ -128,9 +128,7 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     count = len(next(iter(found.values())).query["loss_weights"])
     check_enough_categories(count, source.validation_share, meta.categories_per_step)
     if is_logged and meta.strategy == "pooling":
-        raise SystemExit(
-            "--strategy pooling needs prices of known worth; leave --panels and --as_logged out"
-        )
+        raise SystemExit("--strategy pooling needs prices of known worth; leave --panels and --as_logged out")
     if meta.strategy in DECISION_STRATEGIES:
         base = BaseParts(model, processor, fingerprint, origin)
         return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)

@@ -12,9 +12,11 @@ from pricing_fm.evaluation.few_shot_bias import curve_elasticities, log_bias, ta
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     FewShotMarketArguments,
+    add_grid,
     build_decision_store,
     decision_categories,
     find_truth,
+    grid_regret,
     held_elasticities,
     simulate_categories,
 )
@@ -82,7 +84,8 @@ def test_the_naive_reading_of_a_curve_is_the_managers_and_pooling_does_not_touch
     assert torch.equal(
         as_interventions(naive.query)["future_known_values"], as_interventions(task.query)["future_known_values"]
     )
-    rule = fit_rule(model, {}, {4: task}, 2 * true, SCALING)
+    known = replace(task, query=add_grid(task.query, truth, grid_regret(truth)))
+    rule = fit_rule(model, {}, {4: known}, SCALING)
     found = {}
     for name, one in (("set", task), ("logged", naive)):
         bench = FewShotBench(model, {4: one}, truth, OPTIM, SCALING, elasticities=true)
