@@ -52,23 +52,32 @@ def seal(
     write_card(folder, CardText(title=folder.name))
 
 
-def measured(data: list[DataSource], losses: Losses, training: TrainingResult | None, seed: int) -> Results:
-    """Query losses on the validation categories, by number of visible weeks."""
+# What the validation categories are judged by: the loss of strategies that take steps; pooling has errors of its own.
+METRICS = {"pooling": "log_elasticity_error"}
+QUERY_LOSS = "query_loss"
+
+
+def measured(
+    data: list[DataSource], losses: Losses, training: TrainingResult | None, seed: int, strategy: str
+) -> Results:
+    """Losses on the validation categories, by number of visible weeks."""
+    metric = METRICS.get(strategy, QUERY_LOSS)
     task = "+".join(source.name for source in data)
     seconds = None if training is None else training.seconds
     rows = [
-        ResultRow("query_loss", loss, model, task, split="validation", k=weeks, seed=seed, train_s=seconds)
+        ResultRow(metric, loss, model, task, split="validation", k=weeks, seed=seed, train_s=seconds)
         for model, by_weeks in losses.items()
         for weeks, loss in by_weeks.items()
     ]
     return build_results("meta_train", data, rows)
 
 
-def report(accelerator: Accelerator, losses: Losses, training: TrainingResult | None) -> None:
+def report(accelerator: Accelerator, losses: Losses, training: TrainingResult | None, strategy: str) -> None:
     """One line per number of visible weeks."""
     if training is not None:
         accelerator.print(f"step {training.best_step} of {training.steps}")
-    accelerator.print("query loss on validation categories")
+    name = METRICS.get(strategy, QUERY_LOSS).replace("_", " ")
+    accelerator.print(f"{name} on validation categories")
     for weeks in losses["base"]:
         shown = ", ".join(f"{name} {by_weeks[weeks]:.4f}" for name, by_weeks in losses.items())
         accelerator.print(f"k = {weeks}: {shown}")

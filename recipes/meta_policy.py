@@ -96,17 +96,17 @@ def learn_decisions(
     if meta.strategy == "offline_rl":
         joint = learn_jointly(base.model, update, decisions, steps, meta.categories_per_step, *settings)
         if accelerator.is_main_process:
-            results = measured(data, joint.losses, joint.training, loop.seed)
+            results = measured(data, joint.losses, joint.training, loop.seed, meta.strategy)
             save_base(Path(output.output_dir), base, joint.model, arguments, results)
-        report(accelerator, joint.losses, joint.training)
+        report(accelerator, joint.losses, joint.training, meta.strategy)
         return joint
     begin = policy_start(update, steps, base.processor.num_rungs, loop.seed)
     learned = meta_train_policy(base.model, begin, decisions, steps, meta, *settings)
     if accelerator.is_main_process:
         written = save_learned_start(network, base, learned, start, steps, output.output_dir)
-        results = measured(data, learned.losses, learned.training, loop.seed)
+        results = measured(data, learned.losses, learned.training, loop.seed, meta.strategy)
         save_start(written, base.processor, base.fingerprint, arguments, results)
-    report(accelerator, learned.losses, learned.training)
+    report(accelerator, learned.losses, learned.training, meta.strategy)
     return learned
 
 

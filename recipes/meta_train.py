@@ -37,6 +37,7 @@ from pricing_fm.adapters.stack import base_name  # noqa: E402
 from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     FewShotMarketArguments,
     add_costs,
+    add_elasticities,
     add_grid,
     build_decision_store,
     decision_categories,
@@ -63,10 +64,10 @@ from pricing_fm.training.few_shot_tasks import (  # noqa: E402
 )
 from pricing_fm.training.learned_steps import InnerRates, write_rates  # noqa: E402
 from pricing_fm.training.meta import DECISION_STRATEGIES, MetaArguments  # noqa: E402
-from pricing_fm.training.meta_run import MetaResult, check_enough_categories, meta_train  # noqa: E402
+from pricing_fm.training.meta_run import MetaResult, check_enough_categories, meta_train, split_categories  # noqa: E402
 from pricing_fm.training.policy_inner_loop import DecisionSteps  # noqa: E402
 from pricing_fm.training.policy_meta_run import JointResult, PolicyMetaResult  # noqa: E402
-from pricing_fm.training.pooling import fit_rule  # noqa: E402
+from pricing_fm.training.pooling import elasticity_errors, fit_rule  # noqa: E402
 from pricing_fm.training.processes import start_accelerator  # noqa: E402
 from recipes.meta_artifacts import measured, report, save_start  # noqa: E402
 from recipes.meta_policy import BaseParts, learn_decisions  # noqa: E402
@@ -124,11 +125,11 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     origin = download(source.base)
     model, processor, fingerprint = load_base(origin.folder)
     is_logged = bool(source.panels) or source.as_logged
-    data, found = read_tasks(source, tasks, market, model, processor)
+    data, found = read_tasks(source, tasks, market, model, processor, judges=meta.strategy != "pooling")
     count = len(next(iter(found.values())).query["loss_weights"])
     check_enough_categories(count, source.validation_share, meta.categories_per_step)
     if is_logged and meta.strategy == "pooling":
-        raise SystemExit("--strategy pooling needs prices of known worth; leave --panels and --as_logged out")
+        raise SystemExit("--strategy pooling needs known elasticities; leave --panels and --as_logged out")
     if meta.strategy in DECISION_STRATEGIES:
         base = BaseParts(model, processor, fingerprint, origin)
         return learn_decisions(base, source.demand_start, data, found, arguments, accelerator)
@@ -153,11 +154,22 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
         were_learned = meta.strategy == "fomaml" and meta.learns_rates
         rates = {name: float(rate) for name, rate in result.rates.items()}
         write_rates(folder, InnerRates(rates, meta.inner_steps if were_learned else None))
-        results = measured(data, result.losses, result.training, loop.seed)
+        if meta.strategy == "pooling":
+            result = replace(result, losses=pooling_errors(model, found, source.validation_share, scaling))
+        results = measured(data, result.losses, result.training, loop.seed, meta.strategy)
         save_start(folder, processor, fingerprint, arguments, results)
     accelerator.wait_for_everyone()
-    report(accelerator, result.losses, result.training)
+    report(accelerator, result.losses, result.training, meta.strategy)
     return result
+
+
+def pooling_errors(
+    model: PricingFMForPolicy, tasks: dict[int, FewShotTask], share: float, scaling: float
+) -> dict[str, dict[int, float]]:
+    """Errors of elasticities in the validation categories, of the base and under a rule learned in the others."""
+    learned, validation = split_categories(tasks, share)
+    rules = {"base": None, "pooled": fit_rule(model, {}, learned, scaling)}
+    return {name: elasticity_errors(model, {}, rule, validation, scaling) for name, rule in rules.items()}
 
 
 def read_tasks(
@@ -166,11 +178,12 @@ def read_tasks(
     market: FewShotMarketArguments,
     model: PricingFMForPolicy,
     processor: PricingFMProcessor,
+    judges: bool,
 ) -> tuple[list[DataSource], dict[int, FewShotTask]]:
     """The data by name and fingerprint, and the tasks by number of visible weeks."""
     patch = model.config.patch_length
     if not source.panels and not source.as_logged:
-        return simulated_tasks(tasks, market, processor, patch)
+        return simulated_tasks(tasks, market, processor, patch, judges=judges)
     stores = [logged_store(market)] if source.as_logged else read_stores(source)
     groups = [
         [
@@ -203,24 +216,27 @@ def logged_store(market: FewShotMarketArguments) -> SeriesStore:
 
 
 def simulated_tasks(
-    tasks: TaskArguments, market: FewShotMarketArguments, processor: PricingFMProcessor, patch: int
+    tasks: TaskArguments, market: FewShotMarketArguments, processor: PricingFMProcessor, patch: int, judges: bool
 ) -> tuple[list[DataSource], dict[int, FewShotTask]]:
-    """Simulated categories whose every price has a known worth."""
+    """Simulated categories and their true elasticities; if prices are to be judged, also what each of them is worth."""
     if tasks.query_weeks != market.decision_weeks:
         raise SystemExit(
             f"--query_weeks is {tasks.query_weeks} and --decision_weeks {market.decision_weeks}; simulated categories "
             "are judged by the weeks of the decision: give both the same number"
         )
     logs = simulate_categories(market, market.train_categories, market.train_seed, market.logged_weeks, 0)
-    truth = find_truth(logs, market.decision_weeks)
-    regret = grid_regret(truth)
+    truth = find_truth(logs, market.decision_weeks) if judges else None
+    regret = None if truth is None else grid_regret(truth)
     store = build_decision_store(logs, market.decision_weeks, store_name(market, market.train_seed))
     per_week = market.kind.periods_per_week
     categories = decision_categories(store, max(tasks.weeks) * per_week, market.decision_weeks)
     found = {}
     for weeks in tasks.weeks:
         task = build_task(store, categories, processor, weeks * per_week, tasks, patch)
-        found[weeks] = replace(task, query=add_grid(add_costs(task.query, truth), truth, regret))
+        query = add_elasticities(task.query, logs, market.decision_weeks)
+        if truth is not None and regret is not None:
+            query = add_grid(add_costs(query, truth), truth, regret)
+        found[weeks] = replace(task, query=query)
     return [DataSource(store.name, store.fingerprint)], found
 
 

@@ -12,11 +12,10 @@ from pricing_fm.evaluation.few_shot_bias import curve_elasticities, log_bias, ta
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     FewShotMarketArguments,
-    add_grid,
+    add_elasticities,
     build_decision_store,
     decision_categories,
     find_truth,
-    grid_regret,
     held_elasticities,
     simulate_categories,
 )
@@ -84,7 +83,7 @@ def test_the_naive_reading_of_a_curve_is_the_managers_and_pooling_does_not_touch
     assert torch.equal(
         as_interventions(naive.query)["future_known_values"], as_interventions(task.query)["future_known_values"]
     )
-    known = replace(task, query=add_grid(task.query, truth, grid_regret(truth)))
+    known = replace(task, query=add_elasticities(task.query, logs, 3))
     rule = fit_rule(model, {}, {4: known}, SCALING)
     found = {}
     for name, one in (("set", task), ("logged", naive)):

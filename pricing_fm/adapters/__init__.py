@@ -25,7 +25,9 @@ from pricing_fm.adapters.mixing import ReducedAdapter, mix_adapters, reduce_rank
 from pricing_fm.adapters.names import adapter_name, category_slug, category_slugs, check_adapter_name
 from pricing_fm.adapters.pooling import (
     CategoryPooling,
+    KnownCategories,
     PoolingRule,
+    fit_pooling,
     read_pooling,
     save_pooling,
     write_pooling,
@@ -48,6 +50,7 @@ __all__ = [
     "CategoryPooling",
     "CategoryProfile",
     "CategoryRegression",
+    "KnownCategories",
     "LibraryEntry",
     "LoraArguments",
     "MergedAdapter",
@@ -63,6 +66,7 @@ __all__ = [
     "category_slug",
     "category_slugs",
     "check_adapter_name",
+    "fit_pooling",
     "fold_adapter",
     "load_adapter",
     "load_weights",

@@ -2,8 +2,8 @@
 
 A network that reads one item at a time hedges: each elasticity is drawn towards the prior, and so is the mean of ten
 of them, although ten items know their mean much better than one knows itself. What one regression over all of them
-says is in no item's answer either. In categories of which the worth of every price is known, four numbers are learned
-for every number of visible weeks (an empirical Bayes rule; Efron and Morris 1975, doi:10.2307/2285814): a constant, how
+says is in no item's answer either. Among categories whose elasticities are known, least squares finds four numbers for
+every number of visible weeks (an empirical Bayes estimate; Efron and Morris 1975, doi:10.2307/2285814): a constant, how
 far a category's mean is believed, how far the regression, and how far an item's distance from the mean. In a new
 category they give
 
@@ -13,6 +13,7 @@ for the response of every item, which `pooling_head` of the response head applie
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,6 +119,63 @@ def regression_shift(mean: float, regression: CategoryRegression | None) -> floa
     weighed = (regression.elasticity * doubt + thought * error) / (doubt + error)
     shift = np.log(max(weighed, SMALLEST_ELASTICITY * thought)) - mean
     return float(np.clip(shift, -LARGEST_REGRESSION_SHIFT, LARGEST_REGRESSION_SHIFT))
+
+
+@dataclass(frozen=True)
+class KnownCategories:
+    """Items of categories whose elasticities are known, at one number of visible weeks.
+
+    Args:
+        log_elasticities (`np.ndarray`, shape `(items,)`): What the network made of every item.
+        log_factors (`np.ndarray`, shape `(items,)`): What they should be multiplied by, in logarithms.
+        shifts (`np.ndarray`, shape `(categories,)`): From `regression_shift`.
+        categories (`np.ndarray`, shape `(items,)`, int64): Category of every item, from 0 on.
+
+    Raises:
+        ValueError: If shapes differ or a number is not finite.
+    """
+
+    log_elasticities: np.ndarray
+    log_factors: np.ndarray
+    shifts: np.ndarray
+    categories: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {self.log_elasticities.shape, self.log_factors.shape, self.categories.shape}
+        if len(shapes) > 1 or self.shifts.shape != (int(self.categories.max()) + 1,):
+            raise ValueError(f"shapes differ: items {sorted(shapes)}, categories {self.shifts.shape}")
+        if not all(np.isfinite(part).all() for part in (self.log_elasticities, self.log_factors, self.shifts)):
+            raise ValueError("a log elasticity is not finite; only positive elasticities can be pooled")
+
+
+def fit_pooling(known: Mapping[int, KnownCategories], ridge: float = 1.0) -> PoolingRule:
+    """Least squares over the items of categories whose elasticities are known.
+
+    Args:
+        known (`Mapping[int, KnownCategories]`): By number of visible weeks.
+        ridge (`float`): Weight of an item's worth of evidence for doing nothing, per number.
+
+    Returns:
+        `PoolingRule`.
+
+    Raises:
+        ValueError: If nothing is known.
+    """
+    if not known:
+        raise ValueError("no number of visible weeks to learn a pooling rule at")
+    columns: dict[str, list[float]] = {"constants": [], "means": [], "regressions": [], "distances": []}
+    for _, one in sorted(known.items()):
+        own, categories = one.log_elasticities, one.categories
+        center = (np.bincount(categories, own) / np.bincount(categories))[categories]
+        features = np.stack([np.ones_like(own), center, one.shifts[categories], own - center], axis=1)
+        solved = np.linalg.solve(features.T @ features + ridge * np.eye(4), features.T @ one.log_factors)
+        for name, value in zip(columns, solved, strict=True):
+            columns[name].append(float(value))
+    return PoolingRule(
+        weeks=tuple(sorted(known)),
+        **{name: tuple(values) for name, values in columns.items()},
+        typical_mean=float(known[min(known)].log_elasticities.mean()),
+    )
 
 
 def save_pooling(rule: PoolingRule, folder: Path) -> None:

@@ -118,7 +118,7 @@ def meta_train(
     result = None
     if arguments.strategy != "pooling":
         result = train(learner, source, optim, loop, output, whole_batches(validation), accelerator)
-    losses = measure(learner, model, validation)
+    losses = {} if arguments.strategy == "pooling" else measure(learner, model, validation)
     return MetaResult(learner.initial(), learner.rates(), losses, result)
 
 
@@ -132,7 +132,7 @@ def measure(
         categories = len(task.query["loss_weights"])
         begin = repeat(learner.initial(), categories)
         stacks = {"base": {}, "start": begin, "adapted": begin}
-        if weeks and learner.arguments.strategy not in ("joint", "pooling"):
+        if weeks and learner.arguments.strategy != "joint":
             steps = torch.full((categories,), learner.arguments.inner_steps)
             adapted = adapt_stack(model, begin, task.support, learner.rates(), steps, learner.inner, learner.scaling)
             stacks["adapted"] = adapted.stack
