@@ -158,7 +158,7 @@ def test_weeks_that_judge_are_the_weeks_of_the_decision(learn: Call) -> None:
 @pytest.mark.parametrize("strategy", ["offline_rl", "reptile"])
 def test_too_few_categories_are_refused_with_the_number_that_is_needed(learn: Call, strategy: str) -> None:
     words = [*SIMULATED, "--strategy", strategy]
-    with pytest.raises(ValueError, match="5 categories were found and 9 are needed: every 5th"):
+    with pytest.raises(ValueError, match="5 categories were found and 9 are needed: one in 5"):
         learn("few", *words, "--categories_per_step", "8")
     with pytest.raises(ValueError, match="5 categories were found and 10 are needed: every 10th"):
         learn("few", *words, "--validation_share", "0.1")

@@ -55,7 +55,7 @@ def check_enough_categories(count: int, share: float, categories_per_step: int) 
     needed = max(stride, categories_per_step + (categories_per_step - 1) // (stride - 1))
     if count < needed:
         raise UserError(
-            f"{count} categories were found and {needed} are needed: every {stride}th chooses the step "
+            f"{count} categories were found and {needed} are needed: one in {stride} chooses the step "
             f"(--validation_share {share:g}), and a step takes {categories_per_step} of the others "
             "(--categories_per_step). Give more (--panels, --origins_per_category; simulated: --train_categories) or "
             "take fewer in a step"
@@ -63,7 +63,9 @@ def check_enough_categories(count: int, share: float, categories_per_step: int) 
 
 
 def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[dict, dict]:
-    """Tasks of the categories to learn from, and of those that choose the step: every `1 / share`-th one.
+    """Tasks of the categories to learn from, and of those that choose the step: drawn, and the same in every run.
+
+    Not every so many-th one: simulated categories take turns with managers, and all that validate would have the same.
 
     Args:
         tasks (`Mapping[int, FewShotTask]`): By number of visible weeks, the same categories in each.
@@ -74,9 +76,10 @@ def split_categories(tasks: Mapping[int, FewShotTask], share: float) -> tuple[di
     """
     count = len(next(iter(tasks.values())).query["loss_weights"])
     check_enough_categories(count, share, 1)
-    stride = round(1 / share)
     places = torch.arange(count)
-    held = places % stride == stride - 1
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    held = torch.zeros(count, dtype=torch.bool)
+    held[drawn[: count // round(1 / share)]] = True
     sides = (places[~held], places[held])
     learned, validation = ({k: select_categories(task, side) for k, task in tasks.items()} for side in sides)
     return learned, validation
