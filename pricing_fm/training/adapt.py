@@ -273,20 +273,19 @@ def adapt(
         `AdaptationResult`.
     """
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    count = sum(parameter.numel() for parameter in trainable.values())
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
     if periods < FEWEST_PERIODS:
         after_demand()
-        return AdaptationResult(0, None, None, None, 0, 0.0, count)
+        return AdaptationResult(0, None, None, None, 0, 0.0, _count(trainable))
     short = shortened(processor, model, periods)
     sides = _Sides(network, model, short, panel, arguments, optim, loop, output, trainable, periods)
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
-    decide = learn_decisions if periods > FEWEST_PERIODS else None
     decision = None
     if arguments.objective != "forecast":
-        decision = decide() if decide is not None else sides.train_decisions(policy, rewards)
+        decide = learn_decisions if periods > FEWEST_PERIODS else None
+        decision = decide() if decide else sides.train_decisions(policy, rewards)
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
@@ -296,8 +295,12 @@ def adapt(
         policy_loss=decision.loss if decision else None,
         policy_steps=decision.steps if decision else 0,
         seconds=(demand.seconds if demand else 0.0) + (decision.seconds if decision else 0.0),
-        trained_parameters=count,
+        trained_parameters=_count(trainable),
     )
+
+
+def _count(parameters: dict[str, nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
