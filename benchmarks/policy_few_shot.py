@@ -137,6 +137,27 @@ def main() -> None:
     console.print(tabulate(table, names).round(3).to_string())
     gains = pd.DataFrame([vars(row) for row in rows if row.name == "gap_closed_gain"])
     console.print(gains[["model", "k", "value", "lower", "upper", "n"]].round(3).to_string(index=False))
+    console.print(compare_pairs(table).round(3).to_string(index=False))
+
+
+def compare_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """What one way gains over another, by the policy alone: stopping early, MACAW, and weeks that are a category's own.
+
+    Paired by category; `differ` is the share of categories and seeds in which the two come to other prices.
+    """
+    pairs = [(f"{name}_early_stop", other) for name in VARIANTS for other in (name, f"{name}_start")]
+    pairs += [("joint_fine_tune_early_stop", "joint_fine_tune"), ("joint_fine_tune_early_stop", "joint")]
+    pairs += [("macaw", other) for other in ("macaw_start", "awr", "reptile", "joint_fine_tune", "zero_init")]
+    pairs += [(name, f"{name}_another_categorys_weeks") for name in VARIANTS]
+    named = [(f"{ours}_alone", f"{other}_alone") for ours, other in pairs] + [("macaw_alone", POOLED)]
+    shares = table.pivot(index=["k", "seed", "category"], columns="strategy", values="gap_closed")
+    found = []
+    for ours, other in named:
+        for row in few_shot_rows(table[table["strategy"].isin([ours, other])], "pairs", 0, other):
+            if row.name == "gap_closed_gain":
+                both = shares.loc[row.k, [ours, other]].dropna()
+                found.append((ours, other, row.k, row.value, row.lower, row.upper, (both[ours] != both[other]).mean()))
+    return pd.DataFrame(found, columns=["ours", "less", "k", "gain", "lower", "upper", "differ"])
 
 
 def read_arguments() -> argparse.Namespace:
