@@ -1,10 +1,12 @@
 """What learned policies earn in held-out categories from k weeks, beside planning on the curves they are built on.
 
 Trains stage B (joint offline RL with an adapter of every category in place) and stage C (where policy and values start,
-with the advantage term of MACAW and without it) on simulated retail categories, and prices others that none has met: by
-the policy alone (its likeliest price), and as recommendations dial it (its log-probability plus the advantage of
-holding a price). Demand sides are pooled as model_cards/pricing-fm-nano-retail has learned; the trunk is the base's.
-Every seed is kept as it is done, and a second start goes on where the first one ended.
+with the advantage term of MACAW and without it, and by Reptile) on simulated retail categories, and prices others that
+none has met: by the policy alone (its likeliest price), and as recommendations dial it (its log-probability plus the
+advantage of holding a price). A start's steps are all taken, or as many as the last visible weeks are in favour of.
+Beside them stand the adapters of training categories: their mean, and the nearest one's. Demand sides are pooled as
+model_cards/pricing-fm-nano-retail has learned; the trunk is the base's. Every seed is kept as it is done, and a second
+start goes on where the first one ended.
 
 Example: OMP_NUM_THREADS=1 python benchmarks/policy_few_shot.py --output_dir outputs/policy_few_shot
 """
@@ -15,7 +17,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +28,14 @@ from rich.console import Console
 
 from pricing_fm.adapters import LoraArguments, PoolingRule, adapter_parameters, add_adapter, read_pooling
 from pricing_fm.adapters.stack import Stack, from_adapter, repeat
-from pricing_fm.evaluation.few_shot import few_shot_rows, score_prices, tabulate
+from pricing_fm.evaluation.few_shot import (
+    few_shot_rows,
+    mean_of_adapters,
+    multiply_out,
+    nearest_categories,
+    score_prices,
+    tabulate,
+)
 from pricing_fm.evaluation.few_shot_markets import (
     DecisionTruth,
     FewShotMarketArguments,
@@ -46,29 +55,39 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.policy import load_base
 from pricing_fm.results import DataSource, build_results, write_results
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
+from pricing_fm.training.decision_stop import adapt_decision_task, fewest_good_steps, policy_shortfalls
 from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task
-from pricing_fm.training.inner_loop import adapt_stack
+from pricing_fm.training.inner_loop import adapt_stack, held_losses
 from pricing_fm.training.learned_steps import DemandStart, adapt_demand
-from pricing_fm.training.meta import MetaArguments
+from pricing_fm.training.meta import QUERY, SUPPORT, MetaArguments, join_task
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.policy_inner_loop import DecisionSteps, adapt_decisions, decision_losses, fix_action_values
+from pricing_fm.training.policy_inner_loop import (
+    DecisionSteps,
+    adapt_decisions,
+    decision_losses,
+    fix_action_values,
+    head_of,
+)
 from pricing_fm.training.policy_learning import PolicyArguments
-from pricing_fm.training.policy_meta import policy_start
+from pricing_fm.training.policy_meta import policy_start, query_policy_losses
 from pricing_fm.training.policy_meta_run import PolicyMetaResult, learn_jointly, meta_train_policy
 
 LORA = LoraArguments()
 SCALING = LORA.lora_alpha / LORA.lora_rank
 PLANNER, POOLED = "plan_base_curve", "plan_pooled_curve"
-INNER_RATE, VALIDATION_SHARE = 0.05, 0.2
+INNER_RATE, OUTER_RATE, VALIDATION_SHARE = 0.05, 3e-3, 0.2
 CAUTION = 0.5  # as recommendations have it
+# Recommendations drown what policies say: these few show it.
+DIALLED = ("zero_init", "joint", "joint_fine_tune", "macaw", "macaw_early_stop")
 VALUES_ALONE = 1e7  # an aggressiveness beside which no policy has a say
-# The policy's steps inside a category: regression on logged rungs with the advantage term and without it, and on the
-# ladder's whole target.
+# How a start is learned, and the policy's steps inside a category: regression on logged rungs with the advantage term
+# and without it, and on the ladder's whole target.
 VARIANTS = {
-    "macaw": DecisionSteps(),
-    "awr": DecisionSteps(advantage_weight=0.0),
-    "awac": DecisionSteps(advantage_weight=0.0, expectation="ladder"),
+    "macaw": ("macaw", DecisionSteps()),
+    "awr": ("macaw", DecisionSteps(advantage_weight=0.0)),
+    "awac": ("macaw", DecisionSteps(advantage_weight=0.0, expectation="ladder")),
+    "reptile": ("policy_reptile", DecisionSteps(advantage_weight=0.0)),
 }
 
 
@@ -118,6 +137,27 @@ def main() -> None:
     console.print(tabulate(table, names).round(3).to_string())
     gains = pd.DataFrame([vars(row) for row in rows if row.name == "gap_closed_gain"])
     console.print(gains[["model", "k", "value", "lower", "upper", "n"]].round(3).to_string(index=False))
+    console.print(compare_pairs(table).round(3).to_string(index=False))
+
+
+def compare_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """What one way gains over another, by the policy alone: stopping early, MACAW, and weeks that are a category's own.
+
+    Paired by category; `differ` is the share of categories and seeds in which the two come to other prices.
+    """
+    pairs = [(f"{name}_early_stop", other) for name in VARIANTS for other in (name, f"{name}_start")]
+    pairs += [("joint_fine_tune_early_stop", "joint_fine_tune"), ("joint_fine_tune_early_stop", "joint")]
+    pairs += [("macaw", other) for other in ("macaw_start", "awr", "reptile", "joint_fine_tune", "zero_init")]
+    pairs += [(name, f"{name}_another_categorys_weeks") for name in VARIANTS]
+    named = [(f"{ours}_alone", f"{other}_alone") for ours, other in pairs] + [("macaw_alone", POOLED)]
+    shares = table.pivot(index=["k", "seed", "category"], columns="strategy", values="gap_closed")
+    found = []
+    for ours, other in named:
+        for row in few_shot_rows(table[table["strategy"].isin([ours, other])], "pairs", 0, other):
+            if row.name == "gap_closed_gain":
+                both = shares.loc[row.k, [ours, other]].dropna()
+                found.append((ours, other, row.k, row.value, row.lower, row.upper, (both[ours] != both[other]).mean()))
+    return pd.DataFrame(found, columns=["ours", "less", "k", "gain", "lower", "upper", "differ"])
 
 
 def read_arguments() -> argparse.Namespace:
@@ -189,7 +229,7 @@ def score_seed(
     """Trains both stages with one seed and scores every way of pricing: rows of the table."""
     update = fresh_update(model, seed)
     steps = DecisionSteps()
-    optim = OptimArguments(learning_rate=3e-3, warmup_steps=10, ema_decay=0.9)
+    optim = OptimArguments(learning_rate=OUTER_RATE, warmup_steps=10, ema_decay=0.9)
     calm = replace(optim, learning_rate=1e-3)  # heads in full
 
     def out(name: str, most: int) -> tuple[LoopArguments, OutputArguments]:
@@ -207,21 +247,24 @@ def score_seed(
         categories_per_step=arguments.categories_per_step,
     )
     starts = {}
-    for name, own in VARIANTS.items():
+    for name, (how, own) in VARIANTS.items():
         begin = policy_start(update, own, processor.num_rungs, seed)
         starts[name] = own, meta_train_policy(
-            joint.model, begin, train.decisions, own, meta, VALIDATION_SHARE, SCALING, optim,
+            joint.model, begin, train.decisions, own, replace(meta, strategy=how), VALIDATION_SHARE, SCALING, optim,
             *out(name, arguments.meta_steps),
         )  # fmt: skip
         training = starts[name][1].training
         print(f"seed {seed}: {name} {training.seconds:.0f} s, step {training.best_step}", flush=True)
+    adapters = {how: neighbours(joint.model, update, train, arguments, how) for how in ("logged", "told")}
     for weeks in test.tasks:
-        for name, network, strategy in strategies(model, joint.model, starts, update, arguments):
-            began = time.perf_counter()
-            stack = strategy(test.decisions[weeks] if network is model else known[weeks])
-            seconds = (time.perf_counter() - began) / len(test.truth.names)
-            for kind, prices in priced(network, processor, stack, test, weeks).items():
-                yield scored(test.truth, prices, f"{name}_{kind}", weeks, seed, seconds)
+        near = nearest_categories(model, test.tasks[weeks].query, train.tasks[weeks].query)
+        ways = [
+            *((name, model, way) for name, way in ordinary(model, "zero_init", update, arguments)),
+            *((name, joint.model, way) for name, way in ordinary(joint.model, "joint", update, arguments)),
+            *((name, joint.model, way) for name, way in from_starts(joint.model, starts)),
+            *((name, joint.model, way) for name, way in borrowed(adapters, near)),
+        ]
+        yield from score_ways(model, known[weeks], processor, test, weeks, seed, ways)
         yield from (
             scored(test.truth, *one, weeks, seed, 0.0) for one in dissected(joint.model, processor, test, weeks)
         )
@@ -232,31 +275,58 @@ def score_seed(
 Strategy = Callable[[FewShotTask], Stack]
 
 
-def strategies(
-    model: PricingFMForPolicy,
-    joint: PricingFMForPolicy,
-    starts: dict[str, tuple[DecisionSteps, PolicyMetaResult]],
-    update: Stack,
-    arguments: argparse.Namespace,
-) -> Iterator[tuple[str, PricingFMForPolicy, Strategy]]:
-    """Name, network that the decision side belongs to, and what turns visible weeks into one update per category."""
-    decisions = {name: tensor for name, tensor in update.items() if name.startswith("decision_head.")}
+def score_ways(
+    base: PricingFMForPolicy,
+    known: FewShotTask,
+    processor: PricingFMProcessor,
+    test: Side,
+    weeks: int,
+    seed: int,
+    ways: Sequence[tuple[str, PricingFMForPolicy, Strategy]],
+) -> Iterator[pd.DataFrame]:
+    """Every way of coming to a decision side, by name and the network it belongs to, by what its prices earn."""
+    usual = PolicyArguments().aggressiveness
+    for name, network, strategy in ways:
+        began = time.perf_counter()
+        own = decision_side(strategy(test.decisions[weeks] if network is base else known))
+        seconds = (time.perf_counter() - began) / len(test.truth.names)
+        prices = policy_prices(network, own, test.decisions[weeks].query, processor, test.truth, SCALING)
+        yield scored(test.truth, prices, f"{name}_alone", weeks, seed, seconds)
+        if name in DIALLED:
+            prices = dialled(network, processor, own, test, weeks, usual, CAUTION)
+            yield scored(test.truth, prices, f"{name}_dialled", weeks, seed, seconds)
 
-    def tuned(network: PricingFMForPolicy) -> Strategy:
-        rates = {name: torch.tensor(arguments.tune_rate) for name in decisions}
 
-        def adapt(task: FewShotTask) -> Stack:
-            begin = repeat(decisions, len(task.query["loss_weights"]))
-            visible = task.support["loss_weights"].shape[1] > 0
-            count = torch.full((len(task.query["loss_weights"]),), arguments.tune_steps if visible else 0)
-            losses = decision_losses(DecisionSteps())
-            return adapt_stack(network, begin, task.support, rates, count, INNER_OPTIM, SCALING, losses).stack
+def ordinary(
+    network: PricingFMForPolicy, name: str, update: Stack, arguments: argparse.Namespace
+) -> Iterator[tuple[str, Strategy]]:
+    """Adaptations that no meta-training has prepared, by name; of a learned base also itself, and early stops."""
+    begin = decision_side(update)
+    rates = {key: torch.tensor(arguments.tune_rate) for key in begin}
+    losses, most = decision_losses(DecisionSteps()), arguments.tune_steps
 
-        return adapt
+    def adapt(task: FewShotTask, stops_early: bool = False) -> Stack:
+        start = repeat(begin, len(task.query["loss_weights"]))
+        if task.support["loss_weights"].shape[1] == 0:
+            return start
+        count = torch.full((len(task.query["loss_weights"]),), most)
+        if stops_early:
+            judged = held_losses(network, start, task, rates, most, INNER_OPTIM, SCALING, losses, policy_shortfalls)
+            count = fewest_good_steps(judged)
+        return adapt_stack(network, start, task.support, rates, count, INNER_OPTIM, SCALING, losses).stack
 
-    yield "zero_init", model, tuned(model)
-    yield "joint", joint, lambda _: {}
-    yield "joint_fine_tune", joint, tuned(joint)
+    if name == "zero_init":
+        yield name, adapt
+        return
+    yield name, lambda _: {}
+    yield f"{name}_fine_tune", adapt
+    yield f"{name}_fine_tune_early_stop", lambda task: adapt(task, stops_early=True)
+
+
+def from_starts(
+    joint: PricingFMForPolicy, starts: dict[str, tuple[DecisionSteps, PolicyMetaResult]]
+) -> Iterator[tuple[str, Strategy]]:
+    """Every learned start: as it is, after its steps, after as many as held weeks allow, and after another's weeks."""
     for name, (steps, result) in starts.items():
 
         def start(task: FewShotTask, result: PolicyMetaResult = result) -> Stack:
@@ -266,24 +336,58 @@ def strategies(
             begin = repeat(result.start, len(task.query["loss_weights"]))
             return adapt_decisions(joint, begin, task.support, result.rates, steps, SCALING)
 
+        def early(task: FewShotTask, steps: DecisionSteps = steps, result: PolicyMetaResult = result) -> Stack:
+            begin = repeat(result.start, len(task.query["loss_weights"]))
+            return adapt_decision_task(joint, begin, task, result.rates, steps, SCALING, stops_early=True).stack
+
         def on_others(task: FewShotTask, adapt: Strategy = adapt) -> Stack:
             support = {key: tensor.roll(1, dims=0) for key, tensor in task.support.items()}
             return adapt(replace(task, support=support))
 
-        yield f"{name}_start", joint, start
-        yield name, joint, adapt
-        yield f"{name}_another_categorys_weeks", joint, on_others
+        yield f"{name}_start", start
+        yield name, adapt
+        yield f"{name}_early_stop", early
+        yield f"{name}_another_categorys_weeks", on_others
 
 
-def priced(
-    network: PricingFMForPolicy, processor: PricingFMProcessor, stack: Stack, test: Side, weeks: int
-) -> dict[str, np.ndarray]:
-    """Prices by the policy alone, and as recommendations dial it."""
-    own = {name: tensor for name, tensor in stack.items() if name.startswith("decision_head.")}
-    return {
-        "alone": policy_prices(network, own, test.decisions[weeks].query, processor, test.truth, SCALING),
-        "dialled": dialled(network, processor, own, test, weeks, PolicyArguments().aggressiveness, CAUTION),
-    }
+def neighbours(joint: PricingFMForPolicy, update: Stack, train: Side, arguments: argparse.Namespace, how: str) -> Stack:
+    """Decision side of every training category, from its longest visible history, multiplied out.
+
+    `logged` learns from the log as any category does, `told` also what every price would have earned, as stage C does
+    and at its rate.
+    """
+    steps, longest = DecisionSteps(), max(train.decisions)
+    task = fix_action_values(joint, train.decisions[longest], steps.discount)
+
+    def losses(model: PricingFMForPolicy, stack: Stack, batch: Stack, scaling: float) -> torch.Tensor:
+        support, query = (
+            {key.removeprefix(side): tensor for key, tensor in batch.items() if key.startswith(side)}
+            for side in (SUPPORT, QUERY)
+        )
+        own = decision_losses(steps)(model, stack, support, scaling)
+        return own + query_policy_losses(head_of(model, stack, scaling), query, steps) if how == "told" else own
+
+    begin, count = decision_side(update), len(task.query["loss_weights"])
+    rates = {name: torch.tensor(OUTER_RATE if how == "told" else arguments.tune_rate) for name in begin}
+    batch, most = join_task(task, torch.arange(count)), torch.full((count,), arguments.tune_steps)
+    adapted = adapt_stack(joint, repeat(begin, count), batch, rates, most, INNER_OPTIM, SCALING, losses)
+    return multiply_out(adapted.stack, SCALING)
+
+
+def borrowed(adapters: dict[str, Stack], near: torch.Tensor) -> Iterator[tuple[str, Strategy]]:
+    """What training categories have learned: the mean, and that of the category that reads most alike, `(C,)`."""
+    for how, stack in adapters.items():
+
+        def nearest(_: FewShotTask, stack: Stack = stack) -> Stack:
+            return {name: tensor[near] for name, tensor in stack.items()}
+
+        yield f"mean_of_{how}_adapters", mean_of_adapters(stack)
+        yield f"nearest_{how}_adapter", nearest
+
+
+def decision_side(stack: Stack) -> Stack:
+    """What an update has for the decision heads."""
+    return {name: tensor for name, tensor in stack.items() if name.startswith("decision_head.")}
 
 
 def dialled(

@@ -44,6 +44,7 @@ from pricing_fm.policy.situation import read_situation
 from pricing_fm.recipe import read_recipe, run_recipe, save_recipe
 from pricing_fm.results import DataSource, ResultRow, build_results, write_results
 from pricing_fm.training.adapt import (
+    FEWEST_PERIODS,
     AdaptArguments,
     AdaptationResult,
     AdaptOptimArguments,
@@ -51,6 +52,7 @@ from pricing_fm.training.adapt import (
     visible_panel,
 )
 from pricing_fm.training.arguments import LoopArguments, OutputArguments
+from pricing_fm.training.few_shot_tasks import FEWEST_WEEKS
 from pricing_fm.training.learned_decisions import DecisionStart, read_decision_start, take_learned_decisions
 from pricing_fm.training.learned_steps import InnerRates, read_rates, take_learned_steps
 from pricing_fm.training.policy_learning import PolicyArguments
@@ -84,6 +86,13 @@ class SourceArguments:
         metadata={
             "help": "Take the steps that the initial adapter has learned, of either side, if it has (weekly panels; "
             "options of the ordinary steps have no say in them and are refused)."
+        },
+    )
+    stop_decisions_early: bool = field(
+        default=True,
+        metadata={
+            "help": "Let the last visible weeks (--holdout_share) say how many of the steps of values and policy that "
+            "the initial adapter has learned are taken; else all of them."
         },
     )
     guardrails: str | None = field(default=None, metadata={"help": "Rules that belong to the category (YAML or JSON)."})
@@ -120,12 +129,13 @@ def main(argv: Sequence[str] | None = None) -> AdaptationResult:
             pool_elasticities(network, slug, model, processor, panel, initial)
 
     learned = learned_rates(source, how, initial)
-    decided = learned_decisions(source, how, policy, initial)
+    decided = learned_decisions(source, how, policy, initial, panel)
     policy = policy if decided is None else replace(policy, discount=decided.steps.discount)
 
     parts, share = (network, slug, model, processor, panel), policy.assumed_cost_share
     demand = None if learned is None else partial(take_learned_steps, *parts, learned, how.holdout_share)
-    decide = None if decided is None else partial(take_learned_decisions, *parts, decided, rewards, share)
+    early = how.holdout_share, source.stop_decisions_early
+    decide = None if decided is None else partial(take_learned_decisions, *parts, decided, rewards, share, *early)
     result = adapt(network, model, processor, panel, how, optim, loop, output, policy, rewards, pool, demand, decide)
     folder = save_adapter(
         network,
@@ -171,19 +181,33 @@ def learned_rates(source: SourceArguments, how: AdaptArguments, initial: Path | 
 
 
 def learned_decisions(
-    source: SourceArguments, how: AdaptArguments, policy: PolicyArguments, initial: Path | None
+    source: SourceArguments, how: AdaptArguments, policy: PolicyArguments, initial: Path | None, panel: Panel
 ) -> DecisionStart | None:
-    """Steps of the decision side that the start has learned; None if ordinary ones are taken."""
-    if initial is None or not source.use_learned_rates or how.objective == "forecast":
+    """Steps of the decision side that the start has learned; None if it has none: ordinary ones are taken, all of them.
+
+    Says so where the weeks are too few for learned ones.
+    """
+    if how.objective == "forecast":
         return None
-    found = read_decision_start(initial)
+    found = None if initial is None or not source.use_learned_rates else read_decision_start(initial)
     if found is None:
+        if not source.stop_decisions_early:
+            raise SystemExit(
+                "--stop_decisions_early false is for steps of decisions that an initial adapter has learned; the "
+                "ordinary ones (--policy_steps) are all taken anyway: leave it out"
+            )
         return None
     steps = found.steps.value_steps + found.steps.policy_steps
     refuse_unheard(source, steps, ("policy_steps",), how, AdaptArguments())
     unheard = ("algorithm", "discount", "horizon", "expectile", "inverse_temperature")
     refuse_unheard(source, steps, unheard, policy, PolicyArguments())
-    print(f"{source.initial_adapter}: {steps} steps of values and policy at learned rates")
+    weeks = panel.frame[names.TIMESTAMP].nunique()
+    if weeks < FEWEST_WEEKS:
+        instead = "ordinary steps are taken, all of them" if weeks == FEWEST_PERIODS else "no steps are taken"
+        print(f"learned steps of decisions need {FEWEST_WEEKS} weeks, one of which judges; {weeks} visible: {instead}")
+        return found
+    most = "up to " if source.stop_decisions_early else ""
+    print(f"{source.initial_adapter}: {most}{steps} steps of values and policy at learned rates")
     return found
 
 
@@ -259,8 +283,8 @@ def save_rest(
     write_results(folder, build_results("adapt", [DataSource(full.name, full.fingerprint())], rows))
     write_manifest(folder, "adapter", fingerprint)
     write_card(folder, CardText(title=folder.name))
-    steps, size = result.demand_steps, result.trained_parameters
-    print(f"{folder}: {steps} demand steps, {size:,} parameters, {result.seconds:.1f} s")
+    steps, size = f"{result.demand_steps} demand and {result.policy_steps} policy steps", result.trained_parameters
+    print(f"{folder}: {steps}, {size:,} parameters, {result.seconds:.1f} s")
 
 
 def count_support(visible: Panel, processor: PricingFMProcessor, category: str | None) -> CategorySupport:

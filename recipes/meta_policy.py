@@ -1,4 +1,4 @@
-"""Strategies of recipes/meta_train.py that learn decisions: joint offline RL (a base), and MACAW (a start on it).
+"""Strategies of recipes/meta_train.py that learn decisions: joint offline RL (a base), MACAW or Reptile (starts on it).
 
 The trunk and the demand side stay as they are: `--demand_start` says from which adapter the demand sides of categories
 come, on which action values are built.

@@ -1,7 +1,8 @@
 """Meta-train where the adapters of new categories start: FOMAML, Reptile, one joint adapter, or pooling alone.
 
-Two strategies learn decisions instead: `offline_rl`, jointly over all categories with an adapter of each in place (a
-base with policy and value heads), and `macaw`, where policy and values start on such a base (recipes/meta_policy.py).
+Three strategies learn decisions instead: `offline_rl`, jointly over all categories with an adapter of each in place (a
+base with policy and value heads), and `macaw` and `policy_reptile`, where policy and values start on such a base
+(recipes/meta_policy.py).
 
 Learns from the categories of panels (their demand after an origin judges), or, without panels, from simulated shops
 (what the planned prices would have earned judges). These also teach how far to believe what the items of a category say
@@ -93,10 +94,10 @@ class SourceArguments:
     origins_per_category: int = field(default=4, metadata={"help": "Origins drawn in every category of a panel."})
     demand_start: str | None = field(
         default=None,
-        metadata={"help": "offline_rl, macaw: adapter whose demand sides decisions are built on; default: the base's."},
+        metadata={"help": "of decisions: adapter whose demand sides they are built on; default: the base's."},
     )
     assumed_cost_share: float | None = field(
-        default=None, metadata={"help": "offline_rl, macaw: unit cost / reference price where none is known."}
+        default=None, metadata={"help": "of decisions: unit cost / reference price where none is known."}
     )
     validation_share: float = field(default=0.2, metadata={"help": "Share of the categories that choose the step."})
 
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> MetaResult | JointResult | Policy
     arguments = read_recipe(kinds, argv, description=__doc__)
     source, tasks, market, meta, _, _, lora, optim, loop, output = arguments
     if source.demand_start is not None and meta.strategy not in DECISION_STRATEGIES:
-        raise SystemExit(f"--demand_start is for {' and '.join(DECISION_STRATEGIES)}; --strategy is {meta.strategy}")
+        raise SystemExit(f"--demand_start is for {', '.join(DECISION_STRATEGIES)}; --strategy is {meta.strategy}")
     accelerator = start_accelerator(loop, output)
     set_seed(loop.seed)
     origin = download(source.base)

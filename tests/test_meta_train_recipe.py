@@ -22,12 +22,15 @@ from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel, build_store, load_panel
 from pricing_fm.policy import PricingPolicy, load_base
 from pricing_fm.results import read_results
+from pricing_fm.training import decision_stop
+from pricing_fm.training.adapt import AdaptArguments
+from pricing_fm.training.decision_stop import adapt_decision_task, policy_shortfalls
 from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.few_shot_tasks import TaskArguments, build_task, find_categories, last_week
 from pricing_fm.training.learned_decisions import ADVANTAGE_FILE, STEPS_FILE, read_decision_start
 from pricing_fm.training.learned_steps import RATES_FILE, InnerRates, read_rates, task_of
 from pricing_fm.training.meta_run import INNER_OPTIM
-from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, adapt_decisions, fix_action_values
+from pricing_fm.training.policy_inner_loop import ADVANTAGE_HEAD, fix_action_values
 from recipes import adapt, meta_train
 from recipes.meta_train import SourceArguments, read_tasks
 from tests.policy_artifacts import base_hash, quick_collections, write_base
@@ -237,6 +240,8 @@ def test_steps_that_were_not_learned_are_not_taken_and_options_without_a_say_are
         adapt.main([*words, "--initial_adapter", str(simulated)])
     adapt.main([*words, "--initial_adapter", str(simulated), "--use_learned_rates", "false"])
     assert "learned rates" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--stop_decisions_early false is for steps"):
+        adapt.main([*words, "--objective", "both", "--stop_decisions_early", "false"])
     pooling = learn("unlearned", *SIMULATED, "--strategy", "pooling")
     capsys.readouterr()
     adapt.main([*words, "--initial_adapter", str(pooling)])
@@ -256,7 +261,7 @@ def priced(learn: Call, place: Path) -> Path:
 def macaw(learn: Call, place: Path, priced: Path) -> Path:
     """A start on that base, on demand sides that are pooled."""
     pooling = learn("pooling", *SIMULATED, "--strategy", "pooling", "--base", str(priced))
-    words = ["--strategy", "macaw", "--base", str(priced), "--demand_start", str(pooling), "--inner_rate", "0.05"]
+    words = ["--strategy", "macaw", "--base", str(priced), "--demand_start", str(pooling), "--inner_rate", "1.0"]
     return learn("macaw", *SIMULATED, *words)
 
 
@@ -271,20 +276,25 @@ def test_joint_offline_rl_writes_a_base_whose_decision_heads_alone_are_new(place
 
 
 def test_a_macaw_start_holds_both_sides_and_is_adapted_from_as_it_was_learned(
-    place: Path, priced: Path, macaw: Path, tiny_panel: Panel
+    place: Path, priced: Path, macaw: Path, tiny_panel: Panel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = verify_artifact(macaw, kind="adapter")
     assert {STEPS_FILE, ADVANTAGE_FILE, RATES_FILE, "category_pooling.json"} <= set(manifest.files)
     assert {row.model for row in read_results(macaw).metrics} == {"base", "start", "adapted"}
     words = [*adapt_words(place, "decided"), "--category", tiny_panel.categories[0], "--initial_adapter", str(macaw)]
     words[words.index(str(place / "base"))] = str(priced)
-    words += ["--objective", "policy", "--support_end", decided_until(tiny_panel)]
+    words += ["--objective", "policy", "--support_end", decided_until(tiny_panel), "--stop_decisions_early", "false"]
     with pytest.raises(SystemExit, match="--policy_steps: .* prescribes 6 steps"):
         adapt.main([*words, "--policy_steps", "3"])
     with pytest.raises(SystemExit, match="--horizon: "):
         adapt.main([*words, "--horizon", "3"])
+    few = [*words[: words.index("--weeks") + 1], "2", *words[words.index("--weeks") + 2 :]]
+    ordinary = adapt.main([*few, "--batch_size", "4"])
+    assert ordinary.policy_steps == AdaptArguments().policy_steps
+    assert "need 3 weeks, one of which judges; 2 visible: ordinary steps" in capsys.readouterr().out
     result = adapt.main(words)
     assert result.policy_loss is not None
+    assert result.policy_steps == 6
     start, found = (load_file(folder / WEIGHTS) for folder in (macaw, place / "decided"))
     moved = {base_name(key) for key, tensor in found.items() if not torch.equal(tensor, start[key])}
     learned = read_decision_start(macaw)
@@ -295,30 +305,62 @@ def test_a_macaw_start_holds_both_sides_and_is_adapted_from_as_it_was_learned(
     assert policy.recommend(tiny_panel.select_category(tiny_panel.categories[0]))["price"].gt(0).all()
 
 
-def test_decision_steps_of_an_adaptation_are_those_of_the_meta_training(
-    place: Path, priced: Path, macaw: Path, tiny_panel: Panel
+@pytest.mark.parametrize("stops_early", [True, False])
+def test_decision_steps_of_an_adaptation_are_those_of_the_bench(
+    place: Path, priced: Path, macaw: Path, tiny_panel: Panel, monkeypatch: pytest.MonkeyPatch, stops_early: bool
 ) -> None:
+    # The steps of this small start do harm: judged the other way round some are taken.
+    monkeypatch.setattr(decision_stop, "policy_shortfalls", lambda *given: -policy_shortfalls(*given))
+    monkeypatch.setattr(decision_stop, "DOUBT", 0.0)
     words = [*adapt_words(place, "again"), "--category", tiny_panel.categories[0], "--initial_adapter", str(macaw)]
     words[words.index(str(place / "base"))] = str(priced)
-    adapt.main([*words, "--objective", "policy", "--support_end", decided_until(tiny_panel)])
+    words += ["--objective", "policy", "--support_end", decided_until(tiny_panel), "--holdout_share", "0.4"]
+    result = adapt.main([*words, "--stop_decisions_early", str(stops_early).lower()])
     model, processor, fingerprint = load_base(priced)
     network = load_adapter(copy.deepcopy(model), "one", place / "again", fingerprint)
     demand = {k: v[None] for k, v in from_adapter(adapter_parameters(network, "one")).items() if "decision" not in k}
     visible = load_panel(place / "sales.parquet", place / "schema.yaml").select_category(tiny_panel.categories[0])
-    task = task_of(visible.last_periods(12, decided_until(tiny_panel)), "one", processor, model.config.patch_length)
+    patch = model.config.patch_length
+    task = task_of(visible.last_periods(12, decided_until(tiny_panel)), "one", processor, patch, 0.4)
     scaling, learned = adapter_scaling(network, "one"), read_decision_start(macaw)
     known = replace(task, query={key: part[:, :0] for key, part in task.query.items()})
     read = read_decision_task(model, processor, known, demand, scaling, RewardWeights())
-    decisions = fix_action_values(model, read, learned.steps.discount).support
+    decisions = fix_action_values(model, read, learned.steps.discount)
     begin = from_adapter(adapter_parameters(load_adapter(copy.deepcopy(model), "one", macaw, fingerprint), "one"))
     begin = {key: begin[key] for key in learned.rates if key in begin} | {ADVANTAGE_HEAD: learned.advantage_head}
     rates = {key: torch.tensor(rate) for key, rate in learned.rates.items()}
-    expected = adapt_decisions(model, repeat(begin, 1), decisions, rates, learned.steps, scaling)
+    expected = adapt_decision_task(model, repeat(begin, 1), decisions, rates, learned.steps, scaling, stops_early)
+    assert result.policy_steps == int(expected.steps)
     found = from_adapter(adapter_parameters(network, "one"))
-    for key, tensor in expected.items():
+    for key, tensor in expected.stack.items():
         if key != ADVANTAGE_HEAD:
             torch.testing.assert_close(found[key], tensor[0], rtol=1e-4, atol=1e-6)
             assert not torch.equal(found[key], begin[key])
+
+
+def test_a_reptile_start_of_decisions_is_adapted_from_as_well(
+    learn: Call, place: Path, priced: Path, tiny_panel: Panel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--strategy", "policy_reptile", "--base", str(priced), "--inner_rate", "0.05", "--advantage_weight", "0"]
+    start = learn("policy_reptile", *SIMULATED, *words)
+    verify_artifact(start, kind="adapter")
+    decided = read_decision_start(start)
+    assert decided is not None
+    assert list(decided.rates.values()) == pytest.approx([0.05] * len(decided.rates))
+    assert decided.advantage_head is None
+    learned = load_file(start / WEIGHTS)
+    assert any(tensor.abs().max() > 0 for key, tensor in learned.items() if "policy_head" in key and "lora_B" in key)
+    words = [
+        *adapt_words(place, "from_reptile"),
+        "--category",
+        tiny_panel.categories[0],
+        "--initial_adapter",
+        str(start),
+    ]
+    words[words.index(str(place / "base"))] = str(priced)
+    result = adapt.main([*words, "--objective", "policy", "--support_end", decided_until(tiny_panel)])
+    assert "up to 6 steps of values and policy" in capsys.readouterr().out
+    assert 0 <= result.policy_steps <= 6
 
 
 def test_a_start_without_its_advantage_head_and_a_demand_start_of_no_use_are_refused(
@@ -328,7 +370,7 @@ def test_a_start_without_its_advantage_head_and_a_demand_start_of_no_use_are_ref
     (tmp_path / "broken" / ADVANTAGE_FILE).unlink()
     with pytest.raises(ArtifactError, match="advantage_head"):
         read_decision_start(tmp_path / "broken")
-    with pytest.raises(SystemExit, match="--demand_start is for offline_rl and macaw"):
+    with pytest.raises(SystemExit, match="--demand_start is for offline_rl, macaw, policy_reptile"):
         learn("no", *SIMULATED, "--demand_start", str(simulated))
 
 

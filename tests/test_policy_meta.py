@@ -17,7 +17,14 @@ from pricing_fm.objectives.structured_q import ladder_values
 from pricing_fm.training import policy_inner_loop
 from pricing_fm.training.arguments import LoopArguments, OptimArguments, OutputArguments
 from pricing_fm.training.decision_tasks import read_decision_task
-from pricing_fm.training.few_shot_tasks import FewShotTask, TaskArguments, build_task, find_categories, flatten_rows
+from pricing_fm.training.few_shot_tasks import (
+    FewShotTask,
+    TaskArguments,
+    build_task,
+    find_categories,
+    flatten_rows,
+    select_categories,
+)
 from pricing_fm.training.joint_policy import JointPolicyLearner, number_categories, with_heads
 from pricing_fm.training.meta import MetaArguments, join_task
 from pricing_fm.training.policy_inner_loop import (
@@ -28,11 +35,13 @@ from pricing_fm.training.policy_inner_loop import (
     category_mean,
     fix_action_values,
     head_of,
+    ladder_advantages,
+    policy_losses,
     policy_of_rungs,
     value_losses,
 )
 from pricing_fm.training.policy_learning import as_interventions
-from pricing_fm.training.policy_meta import PolicyMetaLearner, policy_start
+from pricing_fm.training.policy_meta import PolicyMetaLearner, as_decided, policy_start, query_policy_losses
 from pricing_fm.training.policy_meta_run import learn_jointly, meta_train_policy
 from tests.policy_artifacts import quick_collections
 from tests.test_objectives_structured_q import silent_value_
@@ -291,6 +300,67 @@ def test_a_start_without_the_term_has_no_advantage_head(model) -> None:
     assert ADVANTAGE_HEAD not in start_of(model, replace(STEPS, advantage_weight=0.0))
     with pytest.raises(ValueError, match="0 or more"):
         DecisionSteps(advantage_weight=-1.0)
+
+
+# -- reptile -----------------------------------------------------------------------------------------------------------
+
+
+def reptile_of(model: PricingFMForPolicy, steps: DecisionSteps = STEPS) -> PolicyMetaLearner:
+    return PolicyMetaLearner(model, start_of(model, steps), steps, RATE, 0.5, SCALING, is_reptile=True)
+
+
+def walked(model: PricingFMForPolicy, start: Batch, batch: Batch, query: Batch) -> Batch:
+    """Where one category goes by plain steps on both sides of its task, values first."""
+    own, advantages = {name: tensor[None].clone() for name, tensor in start.items()}, None
+    for side in ("value_head", "policy_head", "policy_head"):
+        leaves = {name: tensor.requires_grad_() for name, tensor in own.items()}
+        head = head_of(model, leaves, SCALING)
+        if side == "value_head":
+            loss = value_losses(head, batch, STEPS) + value_losses(head, as_decided(query), STEPS)
+        else:
+            advantages = ladder_advantages(head, batch, STEPS) if advantages is None else advantages
+            loss = policy_losses(head, leaves[ADVANTAGE_HEAD], batch, STEPS, advantages)
+            loss = loss + query_policy_losses(head, query, STEPS)
+        moved = [name for name in own if side in name or (side == "policy_head" and name == ADVANTAGE_HEAD)]
+        slopes = torch.autograd.grad(loss.sum(), [leaves[name] for name in moved])
+        length = torch.cat([slope.flatten() for slope in slopes]).norm()
+        shorter = min(1.0, 1.0 / float(length + 1e-6))
+        own = {name: tensor.detach() for name, tensor in own.items()}
+        own |= {name: own[name] - RATE * shorter * slope for name, slope in zip(moved, slopes, strict=True)}
+    return own
+
+
+def test_reptiles_outer_step_leads_to_the_mean_of_where_categories_go(model, decisions) -> None:
+    """By hand: at the rate of the inner steps, the gradient's step ends exactly there."""
+    task, learner = fix_action_values(model, with_regret(decisions), STEPS.discount), reptile_of(model)
+    begin = learner.initial()
+    output = learner(**join_task(task, torch.arange(3)))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    ends = []
+    for category in range(3):
+        chosen = select_categories(task, torch.tensor([category]))
+        ends.append(walked(model, begin, chosen.support, chosen.query))
+    for name, parameter in zip(learner.names, learner.start, strict=True):
+        mean = torch.cat([end[name] for end in ends]).mean(0)
+        torch.testing.assert_close(parameter - RATE * parameter.grad, mean, rtol=1e-4, atol=1e-6)
+        assert (mean - begin[name]).abs().max() > 1e-5, name
+    assert not learner.log_rates.requires_grad
+
+
+def test_without_visible_weeks_reptile_learns_from_the_query_alone(model, decisions) -> None:
+    task = with_regret(decisions)
+    support = {name: tensor[:, :0] for name, tensor in task.support.items()}
+    batch = join_task(replace(task, support=support), torch.arange(3))
+    learner = reptile_of(model)
+    learner(**batch).loss.backward()
+    slopes = dict(zip(learner.names, (one.grad for one in learner.start), strict=True))
+    start = {name: tensor.requires_grad_() for name, tensor in repeat(learner.initial(), 3).items()}
+    loss = query_policy_losses(head_of(model, start, SCALING), task.query, STEPS).mean()
+    key = "decision_head.policy_head.head_out.lora_B"
+    (expected,) = torch.autograd.grad(loss, [start[key]])
+    torch.testing.assert_close(slopes[key], expected.sum(0), rtol=1e-4, atol=1e-7)
+    assert expected.abs().max() > 0
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

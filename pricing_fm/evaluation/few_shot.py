@@ -171,12 +171,17 @@ def nearest_adapter(adapters: Stack, known: Mapping[int, FewShotTask], bench: Fe
     weeks_of = {id(task): weeks for weeks, task in bench.tasks.items()}
 
     def adapt(task: FewShotTask) -> Stack:
-        there = describe_categories(bench.model, known[weeks_of[id(task)]].query)
-        here = describe_categories(bench.model, task.query)
-        chosen = torch.cdist(here, there).argmin(1)
+        chosen = nearest_categories(bench.model, task.query, known[weeks_of[id(task)]].query)
         return {name: tensor[chosen] for name, tensor in adapters.items()}
 
     return adapt
+
+
+def nearest_categories(
+    model: PricingFMForPolicy, here: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Place of the category among those of another query that reads most like each one: `(C,)`, int64."""
+    return torch.cdist(describe_categories(model, here), describe_categories(model, there)).argmin(1)
 
 
 @torch.no_grad()

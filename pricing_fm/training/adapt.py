@@ -115,6 +115,7 @@ class AdaptationResult:
         demand_steps (`int`): Steps that the holdout chose; 0 = the base was better than any adapter.
         zero_shot_loss, adapted_loss (`float` or None): Demand loss on the holdout before and after.
         policy_loss (`float` or None): Last logged loss of the decision side; without one there is no policy.
+        policy_steps (`int`): Steps of the decision side; 0 = where it started was better, or nothing was trained.
         seconds (`float`): Of all training.
         trained_parameters (`int`): Numbers in the adapter.
     """
@@ -123,6 +124,7 @@ class AdaptationResult:
     zero_shot_loss: float | None
     adapted_loss: float | None
     policy_loss: float | None
+    policy_steps: int
     seconds: float
     trained_parameters: int
 
@@ -148,10 +150,12 @@ class DecisionSide:
     """What the decision side of an adaptation came to.
 
     Args:
+        steps (`int`): That were taken, of values and policy together.
         loss (`float`): Of the last steps.
         seconds (`float`): Of training.
     """
 
+    steps: int
     loss: float
     seconds: float
 
@@ -269,20 +273,19 @@ def adapt(
         `AdaptationResult`.
     """
     trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    count = sum(parameter.numel() for parameter in trainable.values())
     periods = int(panel.frame[names.TIMESTAMP].nunique()) if len(panel.frame) else 0
     if periods < FEWEST_PERIODS:
         after_demand()
-        return AdaptationResult(0, None, None, None, 0.0, count)
+        return AdaptationResult(0, None, None, None, 0, 0.0, _count(trainable))
     short = shortened(processor, model, periods)
     sides = _Sides(network, model, short, panel, arguments, optim, loop, output, trainable, periods)
     learns_demand = arguments.objective != "policy" and periods > FEWEST_PERIODS
     demand = (learn_demand or sides.train_demand)() if learns_demand else None
     after_demand()
-    decide = learn_decisions if periods > FEWEST_PERIODS else None
     decision = None
     if arguments.objective != "forecast":
-        decision = decide() if decide is not None else sides.train_decisions(policy, rewards)
+        decide = learn_decisions if periods > FEWEST_PERIODS else None
+        decision = decide() if decide else sides.train_decisions(policy, rewards)
     for parameter in trainable.values():
         parameter.requires_grad_(True)
     return AdaptationResult(
@@ -290,9 +293,14 @@ def adapt(
         zero_shot_loss=demand.zero_shot_loss if demand else None,
         adapted_loss=demand.adapted_loss if demand else None,
         policy_loss=decision.loss if decision else None,
+        policy_steps=decision.steps if decision else 0,
         seconds=(demand.seconds if demand else 0.0) + (decision.seconds if decision else 0.0),
-        trained_parameters=count,
+        trained_parameters=_count(trainable),
     )
+
+
+def _count(parameters: dict[str, nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def shortened(processor: PricingFMProcessor, model: PricingFMForPolicy, periods: int) -> PricingFMProcessor:
@@ -420,7 +428,7 @@ class _Sides:
         result = train(learner, source, self.optim, loop, self._stage("policy"))
         loss = result.history[-1]["loss"]
         assert loss is not None
-        return DecisionSide(loss, result.seconds)
+        return DecisionSide(self.arguments.policy_steps, loss, result.seconds)
 
     def _stage(self, name: str) -> OutputArguments:
         """Each stage logs into its own folder; none of them checkpoints: an adaptation takes seconds."""

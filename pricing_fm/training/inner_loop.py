@@ -151,16 +151,22 @@ def held_losses(
     most: int,
     optim: OptimArguments,
     scaling: float,
+    losses_of: Losses = category_losses,
+    judged_by: Losses = category_losses,
 ) -> torch.Tensor:
-    """Loss of the held weeks after 0, 1, ..., `most` steps on the weeks before them: `(most + 1, C)`."""
+    """Loss of the held weeks after 0, 1, ..., `most` steps on the weeks before them: `(most + 1, C)`.
+
+    Steps lower `losses_of`, as in `adapt_stack`; of what `judged_by` returns for the held weeks there is one more in
+    front for every step and the start.
+    """
     state = _Moments.of(start, optim)
     stack = {name: tensor.clone() for name, tensor in start.items()}
-    losses = [category_losses(model, stack, task.held, scaling)]
+    losses = [judged_by(model, stack, task.held, scaling)]
     for _ in range(most):
-        _, gradient = gradients(model, stack, task.learned, scaling)
+        _, gradient = gradients(model, stack, task.learned, scaling, losses_of)
         for name, direction in state.directions(gradient).items():
             stack[name] -= rates[name] * direction
-        losses.append(category_losses(model, stack, task.held, scaling))
+        losses.append(judged_by(model, stack, task.held, scaling))
     return torch.stack(losses)
 
 

@@ -17,12 +17,12 @@ from pricing_fm.models import PricingFMForPolicy, PricingFMProcessor
 from pricing_fm.objectives.reward import RewardWeights
 from pricing_fm.panel import Panel
 from pricing_fm.training.adapt import DecisionSide
+from pricing_fm.training.decision_stop import adapt_decision_task
 from pricing_fm.training.decision_tasks import read_decision_task
 from pricing_fm.training.learned_steps import task_of
 from pricing_fm.training.policy_inner_loop import (
     ADVANTAGE_HEAD,
     DecisionSteps,
-    adapt_decisions,
     fix_action_values,
     head_of,
     policy_losses,
@@ -82,6 +82,8 @@ def take_learned_decisions(
     start: DecisionStart,
     rewards: RewardWeights,
     assumed_cost_share: float | None,
+    holdout_share: float,
+    stops_early: bool,
 ) -> DecisionSide:
     """Adapts values and policy of an adapter in place, as meta-training adapted them.
 
@@ -94,6 +96,8 @@ def take_learned_decisions(
         start (`DecisionStart`): Steps and rates.
         rewards (`RewardWeights`): Of the reward.
         assumed_cost_share (`float`, *optional*): As in `PolicyArguments`.
+        holdout_share (`float`): Last share of the weeks, one at least, that decides how many steps are taken.
+        stops_early (`bool`): Whether it does; else all steps are taken.
 
     Returns:
         `DecisionSide`.
@@ -102,20 +106,22 @@ def take_learned_decisions(
         PanelError: If the panel is not weekly.
     """
     began = time.perf_counter()
-    task, scaling = task_of(panel, name, processor, model.config.patch_length), adapter_scaling(network, name)
+    scaling = adapter_scaling(network, name)
+    task = task_of(panel, name, processor, model.config.patch_length, holdout_share)
     # What is not known (the weeks to come) needs no cost: only the support is learned from.
     task = type(task)(task.learned, task.held, task.support, {key: part[:, :0] for key, part in task.query.items()})
     read = read_decision_task(model, processor, task, {}, scaling, rewards, assumed_cost_share)
-    decisions = fix_action_values(model, read, start.steps.discount).support
+    decisions = fix_action_values(model, read, start.steps.discount)
     parameters = adapter_parameters(network, name)
     begin = {key: tensor for key, tensor in from_adapter(parameters).items() if key in start.rates}
     if start.advantage_head is not None:
         begin[ADVANTAGE_HEAD] = start.advantage_head
     rates = {key: torch.tensor(float(rate)) for key, rate in start.rates.items()}
-    adapted = adapt_decisions(model, repeat(begin, 1), decisions, rates, start.steps, scaling)
+    found = adapt_decision_task(model, repeat(begin, 1), decisions, rates, start.steps, scaling, stops_early)
+    adapted = found.stack
     for key, parameter in parameters.items():
         if base_name(key) in adapted:
             parameter.data.copy_(adapted[base_name(key)][0])
     with torch.no_grad():
-        loss = policy_losses(head_of(model, {}, scaling), None, decisions, start.steps)
-    return DecisionSide(float(loss), time.perf_counter() - began)
+        loss = policy_losses(head_of(model, {}, scaling), None, decisions.support, start.steps)
+    return DecisionSide(int(found.steps), float(loss), time.perf_counter() - began)

@@ -23,7 +23,8 @@ Batch = dict[str, torch.Tensor]
 # A parameter of the rates moves a logarithm this far: the optimizer's steps are sized for weights.
 RATE_SPEED = 20.0
 SUPPORT, QUERY = "support.", "query."
-DEMAND_STRATEGIES, DECISION_STRATEGIES = ("fomaml", "reptile", "joint", "pooling"), ("offline_rl", "macaw")
+DEMAND_STRATEGIES = ("fomaml", "reptile", "joint", "pooling")
+DECISION_STRATEGIES = ("offline_rl", "macaw", "policy_reptile")
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class MetaArguments:
             it towards what categories adapt to; `joint` trains one adapter that no category changes; `pooling` starts
             at the base, and learns nothing but how to pool a category's elasticities. Of decisions: `offline_rl` trains
             the heads on all categories at once, with an adapter of each in place; `macaw` learns where policy and
-            values start, see `policy_meta`.
+            values start, and `policy_reptile` moves that start towards what categories adapt to, see `policy_meta`.
         inner_steps (`int`): Steps of an adaptation inside meta-training.
         inner_rate (`float`): Learning rate of every tensor, before any is learned.
         learns_rates (`bool`): Whether `fomaml` learns a rate for every tensor.
         zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
-        warm_steps (`int`): Of `macaw`: steps of the start, without adaptation, before those that adapt.
+        warm_steps (`int`): Of `macaw` and `policy_reptile`: steps of the start, without adaptation, before those that
+            adapt.
         categories_per_step (`int`): Categories adapted side by side in a step.
 
     References:
@@ -48,18 +50,20 @@ class MetaArguments:
         al. 2017, arXiv:1707.09835 (learned rates).
     """
 
-    strategy: Literal["fomaml", "reptile", "joint", "pooling", "offline_rl", "macaw"] = field(
+    strategy: Literal["fomaml", "reptile", "joint", "pooling", "offline_rl", "macaw", "policy_reptile"] = field(
         default="fomaml",
         metadata={
             "help": "fomaml, reptile, joint (one adapter for all) or pooling (no training) of the demand side; "
-            "offline_rl or macaw of the decision side"
+            "offline_rl, macaw or policy_reptile of the decision side"
         },
     )
     inner_steps: int = field(default=5, metadata={"help": "steps of an adaptation inside meta-training"})
     inner_rate: float = field(default=3e-4, metadata={"help": "learning rate of an adaptation, before it is learned"})
     learns_rates: bool = field(default=True, metadata={"help": "fomaml: learn a rate for every tensor"})
     zero_shot_weight: float = field(default=0.5, metadata={"help": "weight of the loss without adaptation"})
-    warm_steps: int = field(default=0, metadata={"help": "macaw: steps of the start before any category adapts"})
+    warm_steps: int = field(
+        default=0, metadata={"help": "macaw, policy_reptile: steps of the start before any category adapts"}
+    )
     categories_per_step: int = field(default=8, metadata={"help": "categories adapted side by side"})
 
     def __post_init__(self) -> None:

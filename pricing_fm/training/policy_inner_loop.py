@@ -5,7 +5,7 @@ all rungs from the policy's own features, by a head that nothing but these steps
 Shapes: C categories, R rows of each, H steps, K rungs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +23,8 @@ from pricing_fm.training.few_shot_tasks import FewShotTask, concatenate_tasks, s
 from pricing_fm.training.inner_loop import Losses, clip_factors
 
 Batch = dict[str, torch.Tensor]
+LossBeside = Callable[[DecisionHead, str], torch.Tensor]
+"""Loss of each category `(C,)` that its steps lower beside their own, from its heads and the side that moves."""
 
 # Update of the advantage head in a stack, `(C, K, hidden size)`: no linear of the network.
 ADVANTAGE_HEAD = "advantage_head.full"
@@ -249,6 +251,7 @@ def adapt_decisions(
     steps: DecisionSteps,
     scaling: float,
     order: int = 0,
+    beside: LossBeside | None = None,
 ) -> Stack:
     """Takes every category's steps on its own decisions: gradient descent, values first.
 
@@ -261,22 +264,47 @@ def adapt_decisions(
         scaling (`float`): Of low-rank updates.
         order (`int`): What a gradient of the result sees: 0 = it has none, 1 = the steps are constants (FOMAML),
             2 = everything (MAML).
+        beside (`Callable`, *optional*): What the steps lower beside their own losses.
 
     Returns:
         `Stack`: Categories after their steps; every category's numbers depend on its own rows alone.
     """
-    stack = {name: tensor.detach() if order == 0 else tensor for name, tensor in start.items()}
-    if batch["loss_weights"].shape[1] == 0 or steps.value_steps + steps.policy_steps == 0:
-        return stack
-    with torch.enable_grad():
-        for _ in range(steps.value_steps):
-            stack = _step(model, stack, VALUE_SIDE, batch, rates, steps, scaling, order)
-        known = ladder_advantages(head_of(model, stack, scaling), batch, steps)
-        for _ in range(steps.policy_steps):
-            stack = _step(model, stack, POLICY_SIDE, batch, rates, steps, scaling, order, known)
+    stack = dict(start)
+    for later in decision_path(model, start, batch, rates, steps, scaling, order, beside):
+        stack = later
     return stack
 
 
+def decision_path(
+    model: PricingFMForPolicy,
+    start: Mapping[str, torch.Tensor],
+    batch: Batch,
+    rates: Mapping[str, torch.Tensor],
+    steps: DecisionSteps,
+    scaling: float,
+    order: int = 0,
+    beside: LossBeside | None = None,
+) -> Iterator[Stack]:
+    """Where categories are after 0, 1, ... all of their steps, as `adapt_decisions` takes them.
+
+    Yields:
+        `Stack`: One per step and the start, which alone comes where there are no rows.
+    """
+    stack = {name: tensor.detach() if order == 0 else tensor for name, tensor in start.items()}
+    yield stack
+    if batch["loss_weights"].shape[1] == 0:
+        return
+    for _ in range(steps.value_steps):
+        stack = _step(model, stack, VALUE_SIDE, batch, rates, steps, scaling, order, beside)
+        yield stack
+    if steps.policy_steps:
+        known = ladder_advantages(head_of(model, stack, scaling), batch, steps)
+    for _ in range(steps.policy_steps):
+        stack = _step(model, stack, POLICY_SIDE, batch, rates, steps, scaling, order, beside, known)
+        yield stack
+
+
+@torch.enable_grad()
 def _step(
     model: PricingFMForPolicy,
     stack: Stack,
@@ -286,6 +314,7 @@ def _step(
     steps: DecisionSteps,
     scaling: float,
     order: int,
+    beside: LossBeside | None,
     advantages: torch.Tensor | None = None,
 ) -> Stack:
     keys = [key for key in stack if key.startswith(side) or (side == POLICY_SIDE and key == ADVANTAGE_HEAD)]
@@ -295,6 +324,8 @@ def _step(
         losses = value_losses(head, batch, steps)
     else:
         losses = policy_losses(head, leaves.get(ADVANTAGE_HEAD), batch, steps, advantages)
+    if beside is not None:
+        losses = losses + beside(head, side)
     found = torch.autograd.grad(
         losses.sum(), [leaves[key] for key in keys], create_graph=order > 1, allow_unused=True, materialize_grads=True
     )

@@ -1,7 +1,8 @@
 """Meta-training of the decision side: where a category's policy and values start, and how fast they learn.
 
-The exact gradient of what categories come to after their steps (MAML): a head that only these steps use (the advantage
-head of MACAW) is learned by nothing else. Shapes: C categories, R rows of each.
+By the exact gradient of what categories come to after their steps (MAML): a head that only these steps use (the
+advantage head of MACAW) is learned by nothing else. Or towards where categories go (Reptile).
+Shapes: C categories, R rows of each.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pricing_fm.adapters.stack import Stack
+from pricing_fm.adapters.stack import Stack, repeat
 from pricing_fm.models import PricingFMForPolicy
 from pricing_fm.models.decision_head import DecisionHead
 from pricing_fm.models.outputs import DemandOutput
@@ -17,6 +18,7 @@ from pricing_fm.objectives.ladder_policy import advantage_weighted_loss
 from pricing_fm.training.meta import QUERY, RATE_SPEED, SUPPORT
 from pricing_fm.training.policy_inner_loop import (
     ADVANTAGE_HEAD,
+    VALUE_SIDE,
     DecisionSteps,
     action_values,
     adapt_decisions,
@@ -44,6 +46,8 @@ class PolicyMetaLearner(nn.Module):
         zero_shot_weight (`float`): Weight of the loss without adaptation beside that after it.
         scaling (`float`): Of low-rank updates.
         order (`int`): 2 = exact meta-gradient, 1 = first order (the advantage head stays as it is).
+        is_reptile (`bool`): Whether the start moves towards what categories adapt to, instead of along that gradient;
+            no rates are learned then.
     """
 
     def __init__(
@@ -55,14 +59,16 @@ class PolicyMetaLearner(nn.Module):
         zero_shot_weight: float,
         scaling: float,
         order: int = 2,
+        is_reptile: bool = False,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the base is not to be trained, saved or averaged
         self.steps, self.inner_rate, self.scaling, self.order = steps, inner_rate, scaling, order
-        self.zero_shot_weight = zero_shot_weight
+        # Reptile has no loss beside where it goes; where there is nowhere to go to, its loss is the one without steps.
+        self.zero_shot_weight, self.is_reptile = 0.0 if is_reptile else zero_shot_weight, is_reptile
         self.names = tuple(start)
         self.start = nn.ParameterList([nn.Parameter(tensor.detach().clone()) for tensor in start.values()])
-        self.log_rates = nn.Parameter(torch.zeros(len(self.names)))
+        self.log_rates = nn.Parameter(torch.zeros(len(self.names)), requires_grad=not is_reptile)
 
     def initial(self) -> dict[str, torch.Tensor]:
         """Where categories start, detached."""
@@ -93,6 +99,8 @@ class PolicyMetaLearner(nn.Module):
         if not self.training:
             head = head_of(self._model[0], adapted, self.scaling)
             return DemandOutput(loss=judged_policies(head, query, self.steps).mean(), loss_terms={})
+        if self.is_reptile and support["loss_weights"].shape[1] > 0:
+            return self._reptile(support, query)
         after, values = self._query(adapted, query)
         before, values_before = self._query(begin, query)
         policy = after.mean() + self.zero_shot_weight * before.mean()
@@ -103,6 +111,29 @@ class PolicyMetaLearner(nn.Module):
         idle = sum((parameter.sum() for parameter in self.parameters()), torch.zeros(()))
         terms = {"adapted": after.mean().detach(), "zero_shot": before.mean().detach(), "value": values.mean().detach()}
         return DemandOutput(loss=policy + value + 0.0 * idle, loss_terms=terms)
+
+    def _reptile(self, support: Batch, query: Batch) -> DemandOutput:
+        """Steps on support and query together; the way there, undone, is the gradient.
+
+        The query teaches what it teaches MACAW: what every price would have earned, if that is known.
+        """
+
+        def of_query(head: DecisionHead, side: str) -> torch.Tensor:
+            if side == VALUE_SIDE:
+                return value_losses(head, as_decided(query), self.steps)
+            return query_policy_losses(head, query, self.steps)
+
+        begin = repeat(self.initial(), len(query["loss_weights"]))
+        rates = {name: rate.detach() for name, rate in self.rates().items()}
+        adapted = adapt_decisions(self._model[0], begin, support, rates, self.steps, self.scaling, beside=of_query)
+        with torch.no_grad():
+            after = query_policy_losses(head_of(self._model[0], adapted, self.scaling), query, self.steps).mean()
+        loss = after
+        for name, parameter in zip(self.names, self.start, strict=True):
+            direction = (begin[name] - adapted[name]).mean(0) / rates[name]
+            loss = loss + ((parameter - parameter.detach()) * direction).sum()
+        unknown = torch.full((), torch.nan)
+        return DemandOutput(loss=loss, loss_terms={"adapted": after, "zero_shot": unknown, "value": unknown})
 
     def _query(self, stack: Stack, query: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         head = head_of(self._model[0], stack, self.scaling)

@@ -122,7 +122,7 @@ def meta_train_policy(
         start (`Mapping[str, torch.Tensor]`): From `policy_start`.
         decisions (`Decisions`): From `read_decision_task`, by number of visible weeks.
         steps (`DecisionSteps`): Of an adaptation.
-        meta (`MetaArguments`): Rate, weight of the zero-shot term, warm steps and categories of a step.
+        meta (`MetaArguments`): Strategy, rate, weight of the zero-shot term, warm steps and categories of a step.
         validation_share (`float`): Share of the categories that choose the step.
         scaling (`float`): Of low-rank updates.
         optim (`OptimArguments`): Of the outer steps.
@@ -137,14 +137,16 @@ def meta_train_policy(
     decisions = {weeks: fix_action_values(model, task, steps.discount) for weeks, task in decisions.items()}
     learned, validation = split_categories(decisions, validation_share)
     still = replace(steps, value_steps=0, policy_steps=0)
-    learner = PolicyMetaLearner(model, start, still, meta.inner_rate, meta.zero_shot_weight, scaling)
+    how = meta.inner_rate, meta.zero_shot_weight, scaling
+    learner = PolicyMetaLearner(model, start, still, *how)
     if meta.warm_steps:
         count = len(next(iter(learned.values())).query["loss_weights"])
         places = replace(output, output_dir=f"{output.output_dir}/.warm", checkpoint_dir=None)
         places = replace(places, checkpoint_every=0, resume=None)
         few = replace(loop, max_steps=meta.warm_steps, evaluate_every=0, evaluate_first=False)
         train(learner, TaskBatchSource(learned, count, loop.seed), optim, few, places, (), accelerator)
-    learner = PolicyMetaLearner(model, learner.initial(), steps, meta.inner_rate, meta.zero_shot_weight, scaling)
+    is_reptile = meta.strategy == "policy_reptile"
+    learner = PolicyMetaLearner(model, learner.initial(), steps, *how, is_reptile=is_reptile)
     source = TaskBatchSource(learned, meta.categories_per_step, loop.seed)
     result = train(learner, source, optim, loop, output, whole_batches(validation), accelerator)
     initial, rates = learner.initial(), {name: rate.detach() for name, rate in learner.rates().items()}
