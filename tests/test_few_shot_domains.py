@@ -160,6 +160,22 @@ def test_a_rate_at_a_lenders_planning_cost_earns_nothing() -> None:
     np.testing.assert_allclose(read_books(shop)[names.COST], shop.panel[names.COST])
 
 
+def test_a_clinics_books_say_how_many_slots_the_more_urgent_have_left(clinics: DecisionTruth) -> None:
+    log = clinics.logs[0]
+    books = read_books(log)
+    table = books.pivot_table(
+        index=[names.PRODUCT_ID, names.CATEGORY, names.TIMESTAMP],
+        columns=names.SEGMENT,
+        values=[names.UNITS, names.INVENTORY],
+    )
+    units, left = table[names.UNITS].to_numpy(), table[names.INVENTORY].to_numpy()
+    np.testing.assert_array_equal(left[:, 0] - units[:, 0], left[:, 1])
+    np.testing.assert_array_equal(left[:, 1] - units[:, 1], left[:, 2])
+    assert (units <= left).all()
+    # Routine patients are turned away on days on which nobody took all slots of the service.
+    assert ((units[:, 2] == left[:, 2]) & (units[:, 2] < left[:, 0])).mean() > 0.2
+
+
 def test_what_a_clinics_classes_cost_each_other_is_seen_by_the_search(clinics: DecisionTruth) -> None:
     assert [int(count) for count in np.bincount(clinics.groups)] == [3] * (len(clinics.item_ids) // 3)
     assert set(zip(clinics.groups, clinics.turns, strict=True)) == {

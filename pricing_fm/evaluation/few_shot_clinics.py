@@ -57,7 +57,7 @@ def informed_in_clinics(
         if max(periods) > log.settings.num_periods:
             raise ValueError(f"{max(periods)} days are asked for and {log.settings.num_periods} logged")
     place = {item: number for number, item in enumerate(truth.item_ids)}
-    candidates, generator = grid_prices(truth), np.random.default_rng(seed)
+    candidates = grid_prices(truth)
     prices, effective = ({k: np.empty(len(place)) for k in periods} for _ in range(2))
     fresh = draw_fresh(settings, truth.logs[0].parameters, particles).demand
     assert isinstance(fresh, OwnPriceDemand)
@@ -70,6 +70,7 @@ def informed_in_clinics(
             tried = candidates[rows[category]]  # (services, classes, P)
             for k in periods:
                 drawn = np.empty((draws, *shape[1:]), dtype=np.int64)
+                generator = np.random.default_rng((seed, log.settings.seed, category, k))
                 for service, group in np.ndindex(*shape[1:]):
                     one = fits[k][category, service, group].reshape(1, 1, -1)
                     picked, found = draw_answers(one, chances, generator, draws)

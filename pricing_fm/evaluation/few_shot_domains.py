@@ -17,6 +17,7 @@ import pandas as pd
 from pricing_fm import names
 from pricing_fm.evaluation.market import VISIBLE_COLUMNS
 from pricing_fm.markets import SimulatedLog
+from pricing_fm.markets.clinic_supply import PrioritySlots
 from pricing_fm.markets.core import get_inventory, get_unit_cost
 from pricing_fm.markets.domains import DOMAINS, ClinicSettings, RetailSettings, RideHailingSettings
 from pricing_fm.markets.loan_parts import LoanPayoff
@@ -147,11 +148,19 @@ def find_planning_costs(log: SimulatedLog, unit_costs: np.ndarray | None = None)
 
 
 def read_books(log: SimulatedLog) -> pd.DataFrame:
-    """The log as its seller keeps it, row for row with `log.panel`; costs are those that prices are planned with."""
+    """The log as its seller keeps it, row for row with `log.panel`; costs are those that prices are planned with.
+
+    Where a capacity is given out in an order, a class could have as many units as those before it left: who finds all
+    slots taken by the urgent is turned away, and a clinic knows it.
+    """
     columns = [one for one in (*SEEN_COLUMNS, names.PRICE_IS_INTERVENTION) if one in log.panel]
     frame = log.panel[columns].copy()
     costs = np.stack([find_planning_costs(log, cost) for cost in log.arrays.cost])
     frame[names.COST] = np.moveaxis(costs, 0, -1).reshape(-1)
+    if isinstance(log.parameters.supply, PrioritySlots):
+        units = log.arrays.units
+        left = log.arrays.inventory - (np.cumsum(units, axis=-1) - units)
+        frame[names.INVENTORY] = np.moveaxis(left, 0, -1).reshape(-1)
     return frame
 
 

@@ -88,7 +88,7 @@ def informed_by_particles(
     for log in truth.logs:
         _check(log, periods)
     place = {item: number for number, item in enumerate(truth.item_ids)}
-    candidates, generator = grid_prices(truth), np.random.default_rng(seed)
+    candidates = grid_prices(truth)
     prices, effective = ({k: np.empty(len(place)) for k in periods} for _ in range(2))
     first = truth.logs[0].parameters
     families = len(_families_of(draw_fresh(settings, first, 100)))
@@ -101,6 +101,7 @@ def informed_by_particles(
             imagined = imagine_items(log, category, fresh, settings)
             fits, memory = weigh(log, category, imagined, periods)
             for k in periods:
+                generator = np.random.default_rng((seed, log.settings.seed, category, k))
                 drawn, effective[k][rows[own]] = draw_answers(fits[k], imagined.chances, generator)
                 places = drawn + np.arange(len(own)) * imagined.size[1] * imagined.size[2]
                 tried = candidates[rows[own]]
