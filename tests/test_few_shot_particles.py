@@ -95,7 +95,7 @@ def test_draws_follow_the_joint_posterior_of_items_that_share_a_family_and_a_mea
             joint[family, :, family, :] += one[:, None] * other[None]
     joint = (joint / joint.sum()).reshape(6, 6)
     drawn, effective = draw_answers(fits, chances, random, 40_000)
-    counted = np.histogram2d(*drawn.T, bins=[np.arange(7), np.arange(7)])[0] / len(drawn)
+    counted = np.bincount(6 * drawn[:, 0] + drawn[:, 1], minlength=36).reshape(6, 6) / len(drawn)
     np.testing.assert_allclose(counted, joint, atol=0.01)
     np.testing.assert_allclose(effective, [1.0 / (joint.sum(1 - item) ** 2).sum() for item in range(2)])
     _, flat = draw_answers(np.zeros((1, 2, 3)), np.full((1, 3), 1.0 / 3.0), random)
@@ -178,10 +178,10 @@ def test_expected_welfare_is_the_sum_over_all_referrals_that_can_come(clinics: D
     market, demand = log.parameters, log.parameters.demand
     assert isinstance(market.noise, ReferralNoise)
     assert isinstance(demand, OwnPriceDemand)
-    assert market.supply is not None
     candidates = np.array(log.state.list_price)[0, ..., None] * np.array([0.8, 1.0, 1.25])
     found = expected_welfare(log, 0, demand.elasticity[:1], candidates)[0]
     one = market.select(np.array([0]))
+    assert one.supply is not None
     for service, places in ((0, (0, 1, 2)), (2, (2, 0, 1))):
         prices = np.array(log.state.list_price)[:1].copy()
         prices[0, service] = [candidates[service, group, place] for group, place in enumerate(places)]
