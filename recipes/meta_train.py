@@ -35,10 +35,10 @@ from pricing_fm.adapters import (  # noqa: E402
     write_pooling,
 )
 from pricing_fm.adapters.stack import base_name  # noqa: E402
+from pricing_fm.evaluation.few_shot_bias import add_elasticities  # noqa: E402
 from pricing_fm.evaluation.few_shot_markets import (  # noqa: E402
     FewShotMarketArguments,
     add_costs,
-    add_elasticities,
     add_grid,
     build_decision_store,
     decision_categories,

@@ -30,12 +30,12 @@ from pricing_fm.evaluation.few_shot import (
     shuffled_outcomes,
     spread_over_seeds,
 )
+from pricing_fm.evaluation.few_shot_bias import add_elasticities
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     DecisionTruth,
     FewShotMarketArguments,
     add_costs,
-    add_elasticities,
     add_grid,
     build_decision_store,
     build_training_store,

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from pricing_fm.evaluation.few_shot import FewShotBench, no_adaptation, pooled, score_strategies
-from pricing_fm.evaluation.few_shot_bias import curve_elasticities, log_bias, tabulate_biases
+from pricing_fm.evaluation.few_shot_bias import add_elasticities, curve_elasticities, log_bias, tabulate_biases
 from pricing_fm.evaluation.few_shot_markets import (
     PRICE_GRID,
     FewShotMarketArguments,
-    add_elasticities,
     build_decision_store,
     decision_categories,
     find_truth,

@@ -11,9 +11,9 @@ import pytest
 
 from pricing_fm.evaluation.elasticity_cells import CellData, TestBedArguments, build_cells, simulate_cell
 from pricing_fm.evaluation.elasticity_estimates import estimate_elasticities
+from pricing_fm.evaluation.few_shot_bias import add_elasticities
 from pricing_fm.evaluation.few_shot_markets import (
     FewShotMarketArguments,
-    add_elasticities,
     build_decision_store,
     decision_categories,
     simulate_categories,

@@ -1,11 +1,17 @@
-"""How far the elasticities that prices are planned with lie from the true ones, category by category."""
+"""The true elasticities of categories, and how far those that prices are planned with lie from them."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
-from pricing_fm.evaluation.few_shot_markets import LISTED
+from pricing_fm.evaluation.few_shot_markets import LISTED, held_elasticities
 from pricing_fm.evaluation.few_shot_planning import PlannedCurves
+from pricing_fm.markets import SimulatedLog
 from pricing_fm.training.pooling import SMALLEST_ELASTICITY
+
+Batch = dict[str, torch.Tensor]
 
 STEPS = 3  # of the grid, both ways from the list price: 6 %
 
@@ -22,6 +28,22 @@ def curve_elasticities(curves: PlannedCurves) -> np.ndarray:
     low, high = LISTED - STEPS, LISTED + STEPS
     fall = np.log(curves.middle[:, low] / curves.middle[:, high])
     return np.asarray(fall / np.log(curves.prices[:, high] / curves.prices[:, low]))
+
+
+def add_elasticities(query: Batch, logs: Sequence[SimulatedLog], decision_weeks: int) -> Batch:
+    """Adds the true elasticity of every item: the query of tasks that teach how to pool.
+
+    Args:
+        query (`dict`): Of a task on `build_decision_store` of these logs, `(C, R, ...)`.
+        logs (`Sequence[SimulatedLog]`): From `simulate_categories`.
+        decision_weeks (`int`): Weeks that a price is held.
+
+    Returns:
+        `dict`: Also `held_elasticity` `(C, R)`; 1 in rows that only fill up.
+    """
+    found = torch.ones_like(query["loss_weights"])
+    found[query["loss_weights"] > 0] = torch.from_numpy(held_elasticities(logs, decision_weeks)).float()
+    return query | {"held_elasticity": found}
 
 
 def log_bias(found: np.ndarray, true: np.ndarray, categories: np.ndarray) -> np.ndarray:

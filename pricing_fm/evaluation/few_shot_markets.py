@@ -390,22 +390,6 @@ def add_costs(query: Batch, truth: DecisionTruth) -> Batch:
     return query | {"unit_costs": costs.expand_as(query["unit_costs"]).clone(), "decision_features": features}
 
 
-def add_elasticities(query: Batch, logs: Sequence[SimulatedLog], decision_weeks: int) -> Batch:
-    """Adds the true elasticity of every item: the query of tasks that teach how to pool.
-
-    Args:
-        query (`dict`): Of a task on `build_decision_store` of these logs, `(C, R, ...)`.
-        logs (`Sequence[SimulatedLog]`): From `simulate_categories`.
-        decision_weeks (`int`): Weeks that a price is held.
-
-    Returns:
-        `dict`: Also `held_elasticity` `(C, R)`; 1 in rows that only fill up.
-    """
-    found = torch.ones_like(query["loss_weights"])
-    found[query["loss_weights"] > 0] = torch.from_numpy(held_elasticities(logs, decision_weeks)).float()
-    return query | {"held_elasticity": found}
-
-
 def load_visible(logs: Sequence[SimulatedLog], name: str) -> Panel:
     """All weeks of logs as a panel of what policies may see."""
     frames = [log.panel[[column for column in VISIBLE_COLUMNS if column in log.panel]] for log in logs]
