@@ -418,5 +418,5 @@ def test_the_policy_of_the_merged_heads_is_better_than_the_one_before(model, dec
     steps = replace(STEPS, discount=0.5)
     result = learn_jointly(model, update_of(model), decisions, steps, 2, 1 / 3, SCALING, *loop_into(tmp_path, 40))
     assert result.losses["joint"][13] < result.losses["base"][13]
-    with pytest.raises(ValueError, match="validation share"):
+    with pytest.raises(ValueError, match="3 categories were found and 5 are needed"):
         learn_jointly(model, update_of(model), decisions, steps, 2, 0.2, SCALING, *loop_into(tmp_path / "no", 1))
