@@ -63,7 +63,8 @@ def plot(curve: pd.DataFrame, ours: str | None, starts: Sequence[str]) -> plt.Fi
     placebos = [name for name in curve.index if name in PLACEBOS or name.endswith(POOLED_WRONGLY)]
     if placebos:
         low, high = (curve.loc[placebos].agg(bound).to_numpy() for bound in ("min", "max"))
-        axes.fill_between(places, low, high, color="0.82", lw=0, zorder=0, label="placebos, lowest to highest")
+        # A line around it, or one placebo alone could not be seen.
+        axes.fill_between(places, low, high, color="0.82", lw=1.5, zorder=0, label="placebos, lowest to highest")
         axes.legend(loc="upper left", frameon=False)
     bottom = min(-0.05, float(np.nanmin(curve.loc[chosen].to_numpy())) - 0.05)
     axes.set_ylim(bottom, TOP)
